@@ -1,0 +1,132 @@
+"""The seam between conditioners and priors: metadata of a track in, a Condition out.
+
+It does not know how a prior uses a Condition. Shapes:
+B batch, T code positions of a window, D width of the prior, S memory or prefix positions.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from codec.tokens import TokenStream
+
+Track = Mapping[str, Any]
+"""A row of a token corpus, or what a sampler knows of the track that it makes."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """The place that a conditioner is built for."""
+
+    width: int
+    """D, the prior's width."""
+    context: int
+    """T, the codes that the prior sees."""
+    sample_rate: int
+    stream: TokenStream
+    """The stream that the prior models."""
+    upper: TokenStream | None = None
+    """The next coarser stream, if any."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """One context-long stretch of a track, in codes of the site's stream."""
+
+    start: int
+    """First code; a multiple of the upper stream's hop over this stream's hop."""
+    total: int
+    """Length of the whole track, in audio samples."""
+
+
+@dataclass(frozen=True)
+class Provides:
+    """The parts of a Condition that a conditioner makes; known before any batch."""
+
+    start: bool = False
+    position: bool = False
+    memory: int = 0
+    """S of the memory; 0 for none."""
+    prefix: int = 0
+    """S of the prefix; 0 for none."""
+    prefix_vocab: int = 0
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a prior is told besides the codes. Every part may be missing."""
+
+    start: Tensor | None = None  # [B, 1, D] stands in place of the learned start token
+    position: Tensor | None = None  # [B, T, D] added to the inputs at code positions
+    memory: Tensor | None = None  # [B, S, D] read by memory attention
+    memory_mask: Tensor | None = None  # [B, S] bool, True where there is something to read
+    prefix: Tensor | None = None  # [B, S] int64 tokens ahead of the codes
+    loss: Mapping[str, Tensor] = field(default_factory=dict)  # name -> weighted auxiliary loss
+
+
+class Conditioner(nn.Module, ABC):
+    """Turns a track's metadata into a Condition (paper section 4.2 and 4.3).
+
+    `prepare` runs in the data loader, without gradients or device; `forward` in the model.
+    """
+
+    Config: ClassVar[type[BaseModel]]
+    """Settings and vocabularies; they travel with the checkpoint."""
+
+    def __init__(self, config: Any, site: Site) -> None:
+        super().__init__()
+        self.config = config
+        self.site = site
+
+    @classmethod
+    def fit(cls, config: Any, tracks: Iterable[Track]) -> Any:
+        """The config with vocabularies grown by what `tracks` hold; entries keep their numbers."""
+        return config
+
+    @property
+    @abstractmethod
+    def provides(self) -> Provides:
+        """Which parts of a Condition `forward` makes."""
+
+    @abstractmethod
+    def prepare(
+        self, track: Track, window: Window, rng: np.random.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Tensors of one item, without the batch axis; same names and shapes for every item.
+
+        Args:
+            track: metadata and codes of the track.
+            window: which stretch of it.
+            rng: given in training only; may drop labels, so that the prior learns "unknown".
+        """
+
+    @abstractmethod
+    def forward(self, batch: Mapping[str, Tensor]) -> Condition:
+        """The Condition of a batch of prepared tensors, each [B, ...]."""
+
+    def check(self, track: Track) -> None:
+        """Refuse labels that no vocabulary has; for labels that a person typed.
+
+        Raises:
+            InputError: lists the nearest names.
+        """
+        return
+
+    def adopt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A checkpoint's tensors of this conditioner, fitted to vocabularies grown by `fit`.
+
+        Fine-tuning on new labels goes: grow the config with `fit`, build the conditioner anew,
+        load what `adopt` makes of the old tensors. Rows of known labels stay as they were.
+
+        Args:
+            state: tensors by name, as in the `state_dict` of the conditioner that was saved.
+
+        Returns:
+            Tensors of the same names; unchanged here, longer tables where vocabularies grew.
+        """
+        return dict(state)

@@ -1,0 +1,183 @@
+"""How a name becomes an object: plugins found through Python entry points.
+
+The one place that uses the `entrypoints` package. It knows groups and names, not what the
+objects do. Nothing is imported before it is asked for, and a stranger's broken plugin is
+warned about, never fatal.
+"""
+
+import difflib
+import functools
+import importlib
+import importlib.metadata
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import entrypoints
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from plugins.ground.errors import InputError
+
+CODECS = "jukebox.codecs"
+ATTENTION = "jukebox.attention"
+CONDITIONERS = "jukebox.conditioners"
+ALIGNERS = "jukebox.aligners"
+COMMANDS = "jukebox.commands"
+GROUPS = (CODECS, ATTENTION, CONDITIONERS, ALIGNERS, COMMANDS)
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One name in one group, not yet imported."""
+
+    group: str
+    name: str
+    target: str
+    """"module:attribute"."""
+    distribution: str
+    version: str
+
+    def load(self) -> Any:
+        """Import the object.
+
+        Raises:
+            InputError: its module can't be imported or lacks it; names the distribution.
+        """
+        module, _, attribute = self.target.partition(":")
+        try:
+            return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+        except Exception as error:  # whatever a stranger's module may raise on import
+            raise InputError(
+                f"{self.name!r} of group {self.group} can't be loaded from {self.distribution} "
+                f"{self.version}: {type(error).__name__}: {error}"
+            ) from error
+
+
+class PluginRecord(BaseModel):
+    """What a checkpoint keeps of a plugin, so that it can be built, or missed by name."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    distribution: str
+    version: str
+    config: dict[str, Any] = {}
+
+
+def plugins(group: str) -> dict[str, Plugin]:
+    """Every plugin of a group by name, sorted; imports nothing.
+
+    Raises:
+        InputError: two distributions offer one name.
+    """
+    found: dict[str, Plugin] = {}
+    for plugin in _scan(group, tuple(sys.path)):
+        other = found.setdefault(plugin.name, plugin)
+        if (other.target, other.distribution) != (plugin.target, plugin.distribution):
+            raise InputError(
+                f"two plugins are named {plugin.name!r} in {group}: one of {other.distribution}, "
+                f"one of {plugin.distribution}; uninstall one of them"
+            )
+    return dict(sorted(found.items()))
+
+
+def get(group: str, name: str) -> Any:
+    """The object of that name.
+
+    Raises:
+        InputError: there is none (lists the names and the nearest), or it can't be loaded.
+    """
+    known = plugins(group)
+    if name in known:
+        return known[name].load()
+    if not known:
+        raise InputError(f"no plugin in {group}: install jukebox-toolkit (pip install .)")
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise InputError(
+        f"no {name!r} in {group}; there are: {', '.join(known)}{hint} "
+        f"(another package may offer it: install that package)"
+    )
+
+
+def record(group: str, name: str, config: BaseModel) -> PluginRecord:
+    """What a checkpoint keeps of the plugin of that name with that config."""
+    plugin = plugins(group).get(name)
+    return PluginRecord(
+        name=name,
+        distribution=plugin.distribution if plugin else "",
+        version=plugin.version if plugin else "",
+        config=config.model_dump(mode="json"),
+    )
+
+
+def restore(group: str, kept: PluginRecord) -> tuple[Any, Any]:
+    """The class that a checkpoint needs, and its config.
+
+    Raises:
+        InputError: the plugin is not installed (names its distribution), or refuses the config.
+    """
+    if kept.name not in plugins(group):
+        raise InputError(
+            f"this checkpoint needs {kept.name!r} of group {group}, which "
+            f"{kept.distribution or 'an unnamed package'} {kept.version} offered: install it"
+        )
+    cls = get(group, kept.name)
+    try:
+        return cls, cls.Config.model_validate(kept.config)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"])
+        raise InputError(
+            f"{kept.name!r} of group {group} does not take this config: {field}: {problem['msg']}"
+        ) from error
+
+
+@functools.lru_cache
+def _scan(group: str, path: tuple[str, ...]) -> tuple[Plugin, ...]:
+    """All entry points of a group; a distribution found earlier on the path hides later ones."""
+    found: list[Plugin] = []
+    seen: dict[str, str] = {}
+    for folder in path:
+        for place, entry in _entries(group, folder or "."):
+            name = entry.distro.name.replace("_", "-") if entry.distro else "an unnamed package"
+            if seen.setdefault(name, place) == place:
+                target = f"{entry.module_name}:{entry.object_name or ''}"
+                found.append(Plugin(group, entry.name, target, name, _version(name, entry.distro)))
+    return tuple(found)
+
+
+def _entries(group: str, folder: str) -> Iterator[tuple[str, entrypoints.EntryPoint]]:
+    """Entry points below one folder of the path, file by file: a malformed one costs itself only."""
+    for kind in ("*.dist-info", "*.egg-info"):
+        for file in sorted(Path(folder).glob(f"{kind}/entry_points.txt")):
+            parser = entrypoints.CaseSensitiveConfigParser(delimiters=("=",))
+            distro = entrypoints.Distribution.from_name_version(file.parent.stem)
+            try:
+                parser.read([file], encoding="utf-8")
+                lines = parser[group] if group in parser else {}
+                entries = [
+                    entrypoints.EntryPoint.from_string(lines[name], name, distro) for name in lines
+                ]
+            except Exception as error:  # the parser raises many types, and strangers write the file
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                warnings.warn(
+                    f"ignoring the plugins of {distro.name}: {file} is malformed ({reason})",
+                    stacklevel=2,
+                )
+                continue
+            for entry in entries:
+                yield str(file), entry
+
+
+def _version(name: str, distro: Any) -> str:
+    """Editable installations may carry no version in the folder's name."""
+    if distro is not None and distro.version:
+        return str(distro.version)
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown version"
