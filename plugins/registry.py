@@ -151,14 +151,14 @@ def _scan(group: str, path: tuple[str, ...]) -> tuple[Plugin, ...]:
 
 
 def _entries(group: str, folder: str) -> Iterator[tuple[str, entrypoints.EntryPoint]]:
-    """Entry points below one folder of the path, file by file: a malformed one costs itself only."""
+    """Entry points below a folder, file by file: a malformed one costs itself only."""
     for kind in ("*.dist-info", "*.egg-info"):
         for file in sorted(Path(folder).glob(f"{kind}/entry_points.txt")):
             parser = entrypoints.CaseSensitiveConfigParser(delimiters=("=",))
             distro = entrypoints.Distribution.from_name_version(file.parent.stem)
             try:
                 parser.read([file], encoding="utf-8")
-                lines = parser[group] if group in parser else {}
+                lines = parser[group] if parser.has_section(group) else {}
                 entries = [
                     entrypoints.EntryPoint.from_string(lines[name], name, distro) for name in lines
                 ]
