@@ -206,8 +206,12 @@ class _Run:
 
     def resume(self) -> None:
         path = self.out / STATE
-        if not path.exists():
-            return
+        if path.exists():
+            self._load(path)
+        if self.accelerator.is_main_process:
+            _cut_metrics(self.out / METRICS, self.step)
+
+    def _load(self, path: Path) -> None:
         try:
             state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
             self.task.module.load_state_dict(state["module"])
@@ -218,7 +222,6 @@ class _Run:
             raise InputError(
                 f"can't resume from {path}: {str(error).splitlines()[0]}; remove it to start again"
             ) from error
-        _cut_metrics(self.out / METRICS, self.step)
 
     def publish(self) -> None:
         self.task.save(self.average.module.eval(), self.out)

@@ -1,0 +1,125 @@
+"""How a codec is trained: clips in, losses out, a codec folder at the end.
+
+It knows codecs and audio; the loop itself is `plugins.ground.trainer`. Shapes: B batch,
+C channels, T samples.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from codec.base import Codec
+from codec.checkpoint import save_codec
+from codec.data import AudioClips
+from codec.sources import find_sources
+from plugins import registry
+from plugins.ground.config import build_config
+from plugins.ground.options import TrainingOptions
+from plugins.ground.split import split_ids
+from plugins.ground.trainer import Batch, Task, show_cost, train, training_cost
+
+EVALUATED_CLIPS = 32
+
+
+def train_codec(
+    audio: Sequence[str],
+    out: Path | str,
+    *,
+    codec: str = "vqvae",
+    preset: str = "small",
+    set: Mapping[str, Any] | None = None,
+    held_out: Sequence[str] = (),
+    clip_seconds: float = 1.0,
+    shift: bool = True,
+    blend: bool = True,
+    options: TrainingOptions | None = None,
+) -> None:
+    """Train a codec on music; goes on where an earlier call with the same arguments stopped.
+
+    Args:
+        audio: files, folders or globs.
+        out: folder for the codec, its resumable state and its figures.
+        codec: registry name.
+        preset: name of one of the codec's presets.
+        set: settings over the preset's.
+        held_out: patterns of track ids that are only evaluated on.
+        clip_seconds: length of a training clip.
+        shift: start clips anywhere in a track (random shift).
+        blend: mix a file's channels with random weights (random stereo blend).
+        options: how to train.
+
+    Raises:
+        InputError: bad settings, no audio, or `out` holds something else.
+    """
+    options = options or TrainingOptions()
+    cls = registry.get(registry.CODECS, codec)
+    config = build_config(cls.Config, cls.presets, preset, set or {})
+    torch.manual_seed(options.seed)
+    model: Codec = cls(config)
+    spec = model.spec
+    hop = spec.coarsest_hop
+    length = max(1, round(clip_seconds * spec.sample_rate / hop)) * hop
+    if options.dry_run:
+        show_cost(training_cost(model, options))
+        return
+    sources = find_sources(audio)
+    files, back = (
+        [sources[i].file for i in part]
+        for part in split_ids([source.id for source in sources], held_out)
+    )
+    rate, channels, seed = spec.sample_rate, spec.channels, options.seed
+    clips = AudioClips(files, rate, channels, length, seed=seed, shift=shift, blend=blend)
+    unseen = AudioClips(back, rate, channels, length, shift=False) if back else None
+    model.prepare_training(clips(i) for i in range(min(len(clips.crops), 256)))
+    settings = {
+        "codec": codec,
+        "model": config.model_dump(mode="json"),
+        "held_out": list(held_out),
+        "clip_seconds": clip_seconds,
+        "shift": shift,
+        "blend": blend,
+        "tracks": len(files),
+        **TrainingOptions.model_dump(options, mode="json", include={*TrainingOptions.model_fields}),
+    }
+    train(CodecTask(model, clips, unseen), options, Path(out), settings)
+
+
+class CodecTask(Task):
+    """A codec, the clips it learns from, and the clips it is judged by."""
+
+    module: Codec
+
+    def __init__(self, codec: Codec, clips: AudioClips, held_out: AudioClips | None) -> None:
+        self.module, self.clips, self.held_out = codec, clips, held_out
+
+    def item(self, index: int) -> Mapping[str, Tensor]:
+        """One clip [C, T]."""
+        return {"audio": self.clips(index)}
+
+    def loss(self, module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The codec's own loss of a batch [B, C, T]."""
+        assert isinstance(module, Codec)
+        return module.training_step(batch["audio"])
+
+    def evaluate(self, module: nn.Module) -> dict[str, float]:
+        """Mean figures over held-out clips, spread evenly over the tracks."""
+        assert isinstance(module, Codec)
+        if self.held_out is None:
+            return {}
+        total: dict[str, float] = defaultdict(float)
+        count = min(EVALUATED_CLIPS, len(self.held_out.crops))
+        device = next(module.parameters()).device
+        for index in range(count):
+            _, figures = module.training_step(self.held_out(index)[None].to(device))
+            for name, value in figures.items():
+                total[name] += value.item() / count
+        return dict(total)
+
+    def save(self, module: nn.Module, folder: Path) -> None:
+        """Publish the codec's folder."""
+        assert isinstance(module, Codec)
+        save_codec(module, folder)

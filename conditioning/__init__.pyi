@@ -1,0 +1,18 @@
+from .base import Condition, Conditioner, Provides, Site, Window
+from .codes import UpperCodes
+from .fuse import fuse
+from .labels import Artist, Genre
+from .timing import Timing
+
+__all__ = [
+    "Artist",
+    "Condition",
+    "Conditioner",
+    "Genre",
+    "Provides",
+    "Site",
+    "Timing",
+    "UpperCodes",
+    "Window",
+    "fuse",
+]

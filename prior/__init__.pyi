@@ -1,0 +1,18 @@
+from .checkpoint import load_prior, save_prior
+from .config import PRESETS, PriorConfig
+from .engine import Engine
+from .prior import Output, Prior
+from .sampling import sample_tokens
+from .training import train_prior
+
+__all__ = [
+    "PRESETS",
+    "Engine",
+    "Output",
+    "Prior",
+    "PriorConfig",
+    "load_prior",
+    "sample_tokens",
+    "save_prior",
+    "train_prior",
+]

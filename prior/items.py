@@ -1,0 +1,126 @@
+"""What each sample starts from: its labels, its length, and the codes of its prompt.
+
+It knows corpora and numbers, not networks.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from codec.corpus import Corpus
+from codec.tokens import TokenSpec
+from plugins.ground.errors import InputError
+from prior.options import SamplingOptions
+from prior.plan import code_count
+
+
+@dataclass
+class Item:
+    """One sample in the making."""
+
+    row: dict[str, Any]
+    """Its row of the corpus, but for the codes."""
+    codes: dict[str, np.ndarray]
+    """Codes so far, by stream: [N] uint16."""
+
+    def wanted(self, spec: TokenSpec, stream: str) -> int:
+        """Codes of a stream that the finished sample has."""
+        hop = spec.stream(stream).hop_length
+        return code_count(self.row["num_samples"], hop, spec.coarsest_hop)
+
+    def as_row(self) -> dict[str, Any]:
+        """Row of a token corpus."""
+        return {**self.row, **{f"codes_{name}": codes for name, codes in self.codes.items()}}
+
+
+def make_items(spec: TokenSpec, options: SamplingOptions) -> list[Item]:
+    """The samples that the options ask for, none of their new codes made yet.
+
+    Raises:
+        InputError: nothing to make, no such prompt, a prompt longer than its track, or prompts
+            of another codec.
+    """
+    if options.prompts is None:
+        if options.seconds == 0 or options.prompt_ids or options.prompt_seconds:
+            raise InputError("nothing to sample: give --seconds above 0, or --prompts CORPUS")
+        new = round(options.seconds * spec.sample_rate)
+        empty = {s.name: np.zeros(0, np.uint16) for s in spec.streams}
+        return [_item(i, {}, dict(empty), new, 0, options) for i in range(options.count or 1)]
+    prompts = _prompts(spec, options)
+    count = options.count or len(prompts)
+    return [_continued(i, prompts[i % len(prompts)], spec, options) for i in range(count)]
+
+
+def _prompts(spec: TokenSpec, options: SamplingOptions) -> list[Mapping[str, Any]]:
+    assert options.prompts is not None
+    corpus = Corpus(options.prompts)
+    spec.require(corpus.spec, "the prior", str(options.prompts))
+    ids = corpus.ids()
+    for name in options.prompt_ids:
+        if name not in ids:
+            raise InputError(f"--prompt-ids {name}: {options.prompts} has no track of that id")
+    tracks = [corpus[ids.index(name)] for name in options.prompt_ids or ids]
+    if not tracks:
+        raise InputError(f"{options.prompts} holds no track to go on from")
+    return tracks
+
+
+def _continued(
+    number: int, track: Mapping[str, Any], spec: TokenSpec, options: SamplingOptions
+) -> Item:
+    """A sample that goes on from a track."""
+    hop = spec.coarsest_hop
+    streams = options.prompt_streams or [s.name for s in spec.streams]
+    for name in streams:
+        spec.stream(name)
+    held = min(len(track[f"codes_{spec.streams[-1].name}"]) * hop, track["num_samples"])
+    kept = held
+    if options.prompt_seconds is not None:
+        kept = int(options.prompt_seconds * spec.sample_rate) // hop * hop
+        if kept > held:
+            raise InputError(
+                f"a prompt of {options.prompt_seconds} s is longer than track {track['id']!r} "
+                f"({held / spec.sample_rate:.2f} s): give a smaller --prompt-seconds"
+            )
+        if kept == 0:
+            raise InputError(
+                f"--prompt-seconds {options.prompt_seconds} is shorter than one code "
+                f"({hop / spec.sample_rate:.4f} s)"
+            )
+    codes = {}
+    for stream in spec.streams:
+        count = code_count(kept, stream.hop_length, hop) if stream.name in streams else 0
+        codes[stream.name] = np.asarray(track[f"codes_{stream.name}"][:count], np.uint16)
+    total = kept + round(options.seconds * spec.sample_rate)
+    return _item(number, track, codes, total, kept, options)
+
+
+def _item(
+    number: int,
+    track: Mapping[str, Any],
+    codes: dict[str, np.ndarray],
+    samples: int,
+    prompt_samples: int,
+    options: SamplingOptions,
+) -> Item:
+    """Labels come from the options, else from the prompt's track."""
+    row: dict[str, Any] = {
+        "id": f"sample-{number:04d}",
+        "path": "",
+        "audio_sha256": "",
+        "num_samples": samples,
+        "artist": _turn(options.artist, number, track.get("artist", "")),
+        "genre": _turn(options.genre, number, track.get("genre", "")),
+        "title": track.get("title", ""),
+        "lyrics": track.get("lyrics", ""),
+        "words": [],
+        "prompt_id": track.get("id", ""),
+        "prompt_samples": prompt_samples,
+    }
+    return Item({**row, **options.label}, codes)
+
+
+def _turn(given: Sequence[str], number: int, otherwise: str) -> str:
+    return given[number % len(given)] if given else otherwise

@@ -1,0 +1,37 @@
+"""`python -m prior.sample`: new codes from priors; ancestral, windowed, primed, on and upwards."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from plugins.ground.command import Command
+from prior.options import SamplingOptions
+
+
+class Sample(SamplingOptions, Command):
+    """Sample a token corpus from priors, coarsest stream first.
+
+    Without prompts the samples start from nothing. With `--prompts` each goes on from a track of
+    another corpus: from real music tokenized before, or from earlier samples (`--seconds 0` then
+    only fills in the finer streams that they lack). What is sampled so far can be decoded at any
+    time; killed and started again with the same options, it goes on where it stopped.
+    """
+
+    priors: CliPositionalArg[list[Path]] = Field(description="folders of priors, in any order")
+    out: Path = Field(description="folder for the samples, a token corpus")
+    dry_run: bool = Field(False, description="say what it would cost, then stop")
+
+    def cli_cmd(self) -> None:
+        """Sample."""
+        from prior.sampling import sample_tokens, sampling_cost
+
+        if self.dry_run:
+            for name, value in sampling_cost(self.priors, self).items():
+                print(f"{name}: {value}")
+        else:
+            sample_tokens(self.priors, self.out, self)
+
+
+if __name__ == "__main__":
+    Sample.main()

@@ -1,0 +1,252 @@
+"""Sampling over streams: coarsest first, window by window, one prior in memory at a time.
+
+Ancestral, windowed and primed sampling, continuing and upsampling (paper section 4.4) are one
+loop; they differ in the codes that are there at the start. It knows codes and Conditions, no
+audio. Shapes: B batch, T codes of a window.
+"""
+
+import gc
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codec.corpus import Corpus, CorpusWriter
+from codec.tokens import TokenSpec
+from conditioning.base import Window
+from plugins.ground.device import pick_device
+from plugins.ground.errors import InputError
+from plugins.ground.files import sha256_of
+from plugins.ground.progress import Progress
+from plugins.ground.saved import WEIGHTS
+from prior.checkpoint import load_prior, read_config
+from prior.config import PriorConfig
+from prior.data import stack, window_alignment
+from prior.engine import Engine
+from prior.items import Item, make_items
+from prior.options import FREE, SamplingOptions
+from prior.plan import Step, steps, uniforms
+from prior.prior import Prior, build_conditioners
+
+
+def sample_tokens(
+    priors: Sequence[Path | str], out: Path | str, options: SamplingOptions | None = None
+) -> Corpus:
+    """Sample; goes on where an earlier call with the same arguments stopped.
+
+    Args:
+        priors: folders, one for each stream that is to be sampled.
+        out: folder for the samples, a token corpus; valid after every window.
+        options: what to sample.
+
+    Returns:
+        The samples.
+
+    Raises:
+        InputError: see `Sampler`.
+    """
+    sampler = Sampler(priors, out, options or SamplingOptions())
+    with Progress(sampler.wanted, "sampling", "codes", sampler.done) as bar:
+        for made in sampler.windows():
+            bar.advance(made)
+    return Corpus(out)
+
+
+class Sampler:
+    """Samples in the making.
+
+    Raises:
+        InputError: priors of different codecs or of one stream twice, unknown labels, prompts
+            that don't fit, a stream that can't be made for want of the one above, or an output
+            folder that holds something else.
+    """
+
+    def __init__(
+        self, priors: Sequence[Path | str], out: Path | str, options: SamplingOptions
+    ) -> None:
+        self.options = options
+        self.folders = _by_stream(priors)
+        self.spec = next(iter(self.folders.values()))[1].spec
+        self.device = pick_device(options.device)
+        self.items = make_items(self.spec, options)
+        self._check_streams()
+        self._check_labels()
+        settings = {
+            "options": options.model_dump(mode="json", exclude=FREE, include=_OWN),
+            "priors": {name: sha256_of(folder / WEIGHTS) for name, (folder, _) in self._order()},
+        }
+        self.writer = CorpusWriter(out, self.spec, settings=settings)
+        self._take_up(Corpus(out) if len(self.writer) else None)
+
+    @property
+    def wanted(self) -> int:
+        """Codes that the finished samples have, over the streams that are sampled."""
+        return sum(i.wanted(self.spec, name) for i in self.items for name in self.folders)
+
+    @property
+    def done(self) -> int:
+        """Those that are there."""
+        return sum(len(i.codes[name]) for i in self.items for name in self.folders)
+
+    def windows(self) -> Iterator[int]:
+        """Sample window by window; gives how many codes each brought, once they are on disk."""
+        for name, (folder, _) in self._order():
+            if all(len(i.codes[name]) >= i.wanted(self.spec, name) for i in self.items):
+                continue
+            prior = load_prior(folder, device=self.device)
+            prior.use_attention(self.options.attention)
+            for group in self._groups(name):
+                yield from self._sample_group(prior, group)
+            del prior
+            gc.collect()
+
+    def _order(self) -> list[tuple[str, tuple[Path, PriorConfig]]]:
+        """Priors by stream, coarsest first."""
+        names = [s.name for s in reversed(self.spec.streams) if s.name in self.folders]
+        return [(name, self.folders[name]) for name in names]
+
+    def _groups(self, stream: str) -> Iterator[list[int]]:
+        """Items that share their windows, up to a batch of them at a time."""
+        alike: dict[tuple[int, int], list[int]] = {}
+        for number, item in enumerate(self.items):
+            key = (len(item.codes[stream]), item.wanted(self.spec, stream))
+            if key[0] < key[1]:
+                alike.setdefault(key, []).append(number)
+        size = self.options.batch_size
+        for numbers in alike.values():
+            yield from (numbers[i : i + size] for i in range(0, len(numbers), size))
+
+    def _sample_group(self, prior: Prior, numbers: list[int]) -> Iterator[int]:
+        stream, context = prior.config.stream, prior.config.context
+        first = self.items[numbers[0]]
+        total, done = first.wanted(self.spec, stream), len(first.codes[stream])
+        hop = self._hop(prior)
+        for step in steps(total, context, hop, done):
+            new = self._sample_window(prior, numbers, step)
+            for number, codes in zip(numbers, new, strict=True):
+                known = self.items[number].codes[stream]
+                self.items[number].codes[stream] = np.concatenate([known, codes])
+            self.writer.replace([item.as_row() for item in self.items])
+            yield new.size
+
+    def _sample_window(self, prior: Prior, numbers: list[int], step: Step) -> np.ndarray:
+        """New codes of one window, [B, stop - known] uint16."""
+        options, stream = self.options, prior.config.stream
+        items = [self.items[number] for number in numbers]
+        batch = stack([self._prepared(prior, item, step.start) for item in items], self.device)
+        prompt = np.stack([i.codes[stream][step.start : step.known] for i in items])
+        level = [s.name for s in self.spec.streams].index(stream)
+        chances = [uniforms(options.seed, n, level, step.known, step.stop) for n in numbers]
+        with torch.inference_mode():
+            engine = Engine(prior, prior.condition(batch), len(items))
+            codes = engine.generate(
+                torch.from_numpy(prompt.astype(np.int64)).to(self.device),
+                step.stop - step.start,
+                torch.from_numpy(np.stack(chances)).to(self.device),
+                temperature=options.temperature,
+                top_k=options.top_k,
+                top_p=options.top_p,
+            )
+        return codes[:, step.known - step.start :].cpu().numpy().astype(np.uint16)
+
+    def _prepared(self, prior: Prior, item: Item, start: int) -> dict[str, Tensor]:
+        total = item.row["num_samples"]
+        if self.options.total_seconds is not None:
+            total = max(total, round(self.options.total_seconds * self.spec.sample_rate))
+        return prior.prepare(item.as_row(), Window(start, total))
+
+    def _hop(self, prior: Prior) -> int:
+        """Codes from one window to the next."""
+        names = [s.name for s in self.spec.streams]
+        place = names.index(prior.config.stream)
+        given = self.options.hop_fractions
+        fraction = given[place] if given else (0.125 if place == len(names) - 1 else 0.5)
+        align = window_alignment(prior)
+        return max(1, int(fraction * prior.config.context) // align) * align
+
+    def _take_up(self, corpus: Corpus | None) -> None:
+        """Go on with the codes of an earlier run."""
+        for number, item in enumerate(self.items if corpus is not None else []):
+            row = corpus[number]  # type: ignore[index]
+            item.codes = {s.name: np.asarray(row[f"codes_{s.name}"]) for s in self.spec.streams}
+
+    def _check_streams(self) -> None:
+        """Every stream needs the one above it, whole."""
+        options, names = self.options, [s.name for s in self.spec.streams]
+        if options.hop_fractions and len(options.hop_fractions) != len(names):
+            raise InputError(f"--hop-fractions needs {len(names)} numbers, finest stream first")
+        if any(not 0 < fraction <= 1 for fraction in options.hop_fractions):
+            raise InputError("--hop-fractions must be above 0 and at most 1")
+        for name in self.folders:
+            above = names[names.index(name) + 1 :][:1]
+            for upper in above:
+                for item in self.items:
+                    have, need = len(item.codes[upper]), item.wanted(self.spec, upper)
+                    if upper not in self.folders and have < need:
+                        raise InputError(
+                            f"{item.row['id']} has {have} of {need} codes of stream {upper!r}, "
+                            f"which stream {name!r} needs: give the prior of {upper!r} too"
+                        )
+
+    def _check_labels(self) -> None:
+        """Labels that a person typed must be known to every prior that is told of them."""
+        options = self.options
+        typed = {"artist": options.artist, "genre": options.genre}
+        for _, config in self.folders.values():
+            with torch.device("meta"):
+                conditioners = build_conditioners(config)
+            for conditioner in conditioners.values():
+                for item in self.items:
+                    given = {name: item.row[name] for name, values in typed.items() if values}
+                    conditioner.check({**given, **options.label})  # type: ignore[operator]
+
+
+_OWN = set(SamplingOptions.model_fields)
+
+
+def sampling_cost(priors: Sequence[Path | str], options: SamplingOptions) -> dict[str, str]:
+    """What a dry run says: parameters and memory of the largest prior, codes to make, disk.
+
+    Raises:
+        InputError: the priors or the prompts don't fit.
+    """
+    folders = _by_stream(priors)
+    spec = next(iter(folders.values()))[1].spec
+    items = make_items(spec, options)
+    cost: dict[str, Any] = {}
+    total = 0
+    for name, (_, config) in folders.items():
+        with torch.device("meta"):
+            prior = Prior(config)
+        parameters = sum(p.numel() for p in prior.parameters())
+        batch = min(options.batch_size, len(items))
+        engine = Engine(prior, batch=batch)
+        cache = sum(2 * c.keys.numel() * c.keys.element_size() for c in engine.caches)
+        codes = sum(i.wanted(spec, name) - len(i.codes[name]) for i in items)
+        total += sum(i.wanted(spec, name) for i in items)
+        cost[f"stream {name}"] = (
+            f"{parameters:,} parameters, {4 * parameters / 2**20:,.0f} MiB of weights and "
+            f"{cache / 2**20:,.0f} MiB of caches (one prior at a time), {codes:,} codes to make"
+        )
+    cost["disk"] = f"{2 * total / 2**20:,.2f} MiB of codes"
+    return cost
+
+
+def _by_stream(priors: Sequence[Path | str]) -> dict[str, tuple[Path, PriorConfig]]:
+    found: dict[str, tuple[Path, PriorConfig]] = {}
+    first: TokenSpec | None = None
+    for folder in map(Path, priors):
+        config = read_config(folder)
+        first = first or config.spec
+        first.require(config.spec, str(priors[0]), str(folder))
+        if config.stream in found:
+            raise InputError(
+                f"{folder} and {found[config.stream][0]} both model stream {config.stream!r}"
+            )
+        found[config.stream] = (folder, config)
+    if not found:
+        raise InputError("give at least one prior")
+    return found

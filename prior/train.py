@@ -1,0 +1,64 @@
+"""`python -m prior.train`: a prior of one stream from a token corpus."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from plugins.ground.command import Command
+from plugins.ground.options import TrainingOptions
+
+
+class TrainPrior(TrainingOptions, Command):
+    """Train a prior on a token corpus: a top prior, or an upsampler of any other stream.
+
+    Killed and started again with the same options, it goes on from the last saved state and ends
+    with the same model.
+    """
+
+    corpus: CliPositionalArg[Path] = Field(description="token corpus")
+    out: Path = Field(description="folder for the prior")
+    stream: str | None = Field(None, description="stream to model (default: the coarsest)")
+    preset: str = Field("small", description="shape: 5b, upsampler, small or tiny")
+    set: dict[str, Any] = Field(
+        default_factory=dict, description="settings over the preset's: --set width=512"
+    )
+    conditioners: list[str] | None = Field(
+        None,
+        description="what the prior is told (default: artist, genre, and timing at the coarsest "
+        "stream or codes of the stream above)",
+    )
+    conditioner_set: dict[str, Any] = Field(
+        default_factory=dict,
+        description="settings of conditioners: --conditioner-set codes.width=64",
+    )
+    init: Path | None = Field(
+        None, description="prior to start from; its vocabularies grow by the corpus's labels"
+    )
+    held_out: list[str] = Field(
+        default_factory=list, description="ids (patterns) of tracks that are only evaluated on"
+    )
+    attention: str = Field("auto", description="attention kernel, by registry name")
+
+    def cli_cmd(self) -> None:
+        """Train."""
+        from prior.training import train_prior
+
+        train_prior(
+            self.corpus,
+            self.out,
+            stream=self.stream,
+            preset=self.preset,
+            set=self.set,
+            conditioners=self.conditioners,
+            conditioner_set=self.conditioner_set,
+            init=self.init,
+            held_out=self.held_out,
+            attention=self.attention,
+            options=self,
+        )
+
+
+if __name__ == "__main__":
+    TrainPrior.main()
