@@ -12,7 +12,10 @@ from conditioning.base import Condition
 
 
 def fuse(conditions: Sequence[Condition]) -> Condition:
-    """The Condition that all of them together make; an empty sequence gives an empty one."""
+    """The Condition that all of them together make; an empty sequence gives an empty one.
+
+    Losses of one name are summed too, so that none is lost.
+    """
     memories = [c for c in conditions if c.memory is not None]
     prefixes = [c.prefix for c in conditions if c.prefix is not None]
     return Condition(
@@ -21,12 +24,20 @@ def fuse(conditions: Sequence[Condition]) -> Condition:
         memory=torch.cat([c.memory for c in memories], 1) if memories else None,  # type: ignore[misc]
         memory_mask=torch.cat([_mask(c) for c in memories], 1) if memories else None,
         prefix=torch.cat(prefixes, 1) if prefixes else None,
-        loss={name: value for c in conditions for name, value in c.loss.items()},
+        loss=_losses(conditions),
     )
 
 
 def _sum(parts: list[Tensor]) -> Tensor | None:
     return sum(parts[1:], parts[0]) if parts else None
+
+
+def _losses(conditions: Sequence[Condition]) -> dict[str, Tensor]:
+    total: dict[str, Tensor] = {}
+    for condition in conditions:
+        for name, value in condition.loss.items():
+            total[name] = total[name] + value if name in total else value
+    return total
 
 
 def _mask(condition: Condition) -> Tensor:

@@ -9,6 +9,7 @@ import difflib
 import functools
 import importlib
 import importlib.metadata
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -49,7 +50,7 @@ class Plugin:
         module, _, attribute = self.target.partition(":")
         try:
             return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
-        except Exception as error:  # whatever a stranger's module may raise on import
+        except (Exception, SystemExit) as error:  # whatever a stranger's module raises on import
             raise InputError(
                 f"{self.name!r} of group {self.group} can't be loaded from {self.distribution} "
                 f"{self.version}: {type(error).__name__}: {error}"
@@ -67,6 +68,11 @@ class PluginRecord(BaseModel):
     config: dict[str, Any] = {}
 
 
+def offers(group: str) -> tuple[Plugin, ...]:
+    """Everything that is offered in a group, two of one name included; imports nothing."""
+    return _scan(group, tuple(sys.path))
+
+
 def plugins(group: str) -> dict[str, Plugin]:
     """Every plugin of a group by name, sorted; imports nothing.
 
@@ -74,7 +80,7 @@ def plugins(group: str) -> dict[str, Plugin]:
         InputError: two distributions offer one name.
     """
     found: dict[str, Plugin] = {}
-    for plugin in _scan(group, tuple(sys.path)):
+    for plugin in offers(group):
         other = found.setdefault(plugin.name, plugin)
         if (other.target, other.distribution) != (plugin.target, plugin.distribution):
             raise InputError(
@@ -138,20 +144,35 @@ def restore(group: str, kept: PluginRecord) -> tuple[Any, Any]:
 
 @functools.lru_cache
 def _scan(group: str, path: tuple[str, ...]) -> tuple[Plugin, ...]:
-    """All entry points of a group; a distribution found earlier on the path hides later ones."""
+    """All entry points of a group; a distribution found earlier on the path hides later copies."""
     found: list[Plugin] = []
-    seen: dict[str, str] = {}
+    seen: set[str] = set()
     for folder in path:
-        for place, entry in _entries(group, folder or "."):
-            name = entry.distro.name.replace("_", "-") if entry.distro else "an unnamed package"
-            if seen.setdefault(name, place) == place:
-                target = f"{entry.module_name}:{entry.object_name or ''}"
-                found.append(Plugin(group, entry.name, target, name, _version(name, entry.distro)))
+        for distro, entries in _entries(group, folder or "."):
+            # As package indexes spell it, since folders of one distribution may spell it otherwise.
+            name = re.sub("[-_.]+", "-", distro.name).lower()
+            if name not in seen:
+                seen.add(name)
+                found += [
+                    Plugin(
+                        group=group,
+                        name=entry.name,
+                        target=f"{entry.module_name}:{entry.object_name or ''}",
+                        distribution=name,
+                        version=_version(name, distro),
+                    )
+                    for entry in entries
+                ]
     return tuple(found)
 
 
-def _entries(group: str, folder: str) -> Iterator[tuple[str, entrypoints.EntryPoint]]:
-    """Entry points below a folder, file by file: a malformed one costs itself only."""
+def _entries(
+    group: str, folder: str
+) -> Iterator[tuple[entrypoints.Distribution, list[entrypoints.EntryPoint]]]:
+    """Each distribution below a folder, and its entry points in a group.
+
+    Read file by file, so that a malformed one costs itself only.
+    """
     for kind in ("*.dist-info", "*.egg-info"):
         for file in sorted(Path(folder).glob(f"{kind}/entry_points.txt")):
             parser = entrypoints.CaseSensitiveConfigParser(delimiters=("=",))
@@ -169,15 +190,15 @@ def _entries(group: str, folder: str) -> Iterator[tuple[str, entrypoints.EntryPo
                     stacklevel=2,
                 )
                 continue
-            for entry in entries:
-                yield str(file), entry
+            yield distro, entries
 
 
-def _version(name: str, distro: Any) -> str:
+def _version(name: str, distro: entrypoints.Distribution) -> str:
     """Editable installations may carry no version in the folder's name."""
-    if distro is not None and distro.version:
+    if distro.version:
         return str(distro.version)
     try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
+        # A folder without metadata has no version either.
+        return importlib.metadata.version(name) or "unknown version"
+    except (importlib.metadata.PackageNotFoundError, KeyError):
         return "unknown version"

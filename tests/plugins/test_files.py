@@ -13,9 +13,14 @@ from plugins.ground.files import claim_folder, published, read_json, sha256_of, 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"x": 1})
-    with pytest.raises(RuntimeError), published(path) as partial:
-        partial.write_text("half")
-        raise RuntimeError("interrupted")
+
+    def interrupted() -> None:
+        with published(path) as partial:
+            partial.write_text("half")
+            raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        interrupted()
     assert read_json(path) == {"x": 1}
     assert os.listdir(tmp_path) == ["a.json"]
 
