@@ -1,6 +1,7 @@
 from .checkpoint import load_prior, save_prior
 from .config import PRESETS, PriorConfig
 from .engine import Engine
+from .options import SamplingOptions
 from .prior import Output, Prior
 from .sampling import sample_tokens
 from .training import train_prior
@@ -11,6 +12,7 @@ __all__ = [
     "Output",
     "Prior",
     "PriorConfig",
+    "SamplingOptions",
     "load_prior",
     "sample_tokens",
     "save_prior",

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 # What may differ between two runs that make the same samples.
-FREE = {"batch_size", "device", "attention", "dry_run", "config", "out", "priors"}
+FREE = {"batch_size", "device", "attention"}
 
 
 class SamplingOptions(BaseModel):

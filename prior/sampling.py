@@ -6,6 +6,7 @@ audio. Shapes: B batch, T codes of a window.
 """
 
 import gc
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from plugins.ground.errors import InputError
 from plugins.ground.files import sha256_of
 from plugins.ground.progress import Progress
 from plugins.ground.saved import WEIGHTS
+from prior.attention.kernels import AttentionRequest, choose
 from prior.checkpoint import load_prior, read_config
 from prior.config import PriorConfig
 from prior.data import stack, window_alignment
@@ -74,12 +76,20 @@ class Sampler:
         self.items = make_items(self.spec, options)
         self._check_streams()
         self._check_labels()
-        settings = {
-            "options": options.model_dump(mode="json", exclude=FREE, include=_OWN),
-            "priors": {name: sha256_of(folder / WEIGHTS) for name, (folder, _) in self._order()},
-        }
-        self.writer = CorpusWriter(out, self.spec, settings=settings)
+        self._check_attention()
+        self.writer = CorpusWriter(out, self.spec, settings=self._settings())
         self._take_up(Corpus(out) if len(self.writer) else None)
+
+    def _settings(self) -> dict[str, Any]:
+        """Whatever makes these the same samples when the command is given again."""
+        settings = SamplingOptions.model_dump(self.options, mode="json", include=_OWN)
+        start = hashlib.sha256()
+        for item in self.items:
+            start.update(b"".join(item.codes[s.name].tobytes() for s in self.spec.streams))
+        settings["prompts"] = start.hexdigest() if self.options.prompts else None
+        for name, (folder, _) in self._order():
+            settings[f"prior of stream {name}"] = sha256_of(folder / WEIGHTS)
+        return settings
 
     @property
     def wanted(self) -> int:
@@ -191,6 +201,13 @@ class Sampler:
                             f"which stream {name!r} needs: give the prior of {upper!r} too"
                         )
 
+    def _check_attention(self) -> None:
+        """The kernel must be able to serve every prior."""
+        for _, config in self.folders.values():
+            for pattern in set(config.patterns):
+                request = AttentionRequest(self.device.type, torch.float32, pattern, grad=False)
+                choose(self.options.attention, request)
+
     def _check_labels(self) -> None:
         """Labels that a person typed must be known to every prior that is told of them."""
         options = self.options
@@ -204,7 +221,7 @@ class Sampler:
                     conditioner.check({**given, **options.label})  # type: ignore[operator]
 
 
-_OWN = set(SamplingOptions.model_fields)
+_OWN = set(SamplingOptions.model_fields) - FREE
 
 
 def sampling_cost(priors: Sequence[Path | str], options: SamplingOptions) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""Attention: what a query may see, how it is computed, what is remembered."""

@@ -1,0 +1,80 @@
+"""Keys and values of positions already seen, laid out by a pattern; it knows no network.
+
+Nothing grows: every cache is allocated once and written in place. Shapes:
+B batch, H heads, T positions, D width of a head, C slots of the pattern's cache.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from plugins.ground.errors import InputError
+from prior.attention.kernels import Attend
+from prior.attention.pattern import Pattern, last_in_slots
+
+
+class LayerCache:
+    """The cache of one layer. It is an `Attend`: a layer calls it in place of a kernel.
+
+    The first call may bring many positions, which `kernel` attends over; each call after that
+    brings one, which sees one slice of the cache.
+    """
+
+    def __init__(
+        self,
+        pattern: Pattern,
+        batch: int,
+        heads: int,
+        width: int,
+        *,
+        kernel: Attend,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        # Zeros, since that is what null keys are.
+        shape = (batch, heads, pattern.cache_length, width)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)  # [B, H, C, D]
+        self.values = torch.zeros_like(self.keys)
+        self.pattern = pattern
+        self.kernel = kernel
+        self.length = 0
+        """Positions seen so far."""
+
+    def clear(self) -> None:
+        """Forget all positions; what is left in the slots is never read."""
+        self.length = 0
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
+        """Attention for the next T positions [B, H, T, D]; T must be 1 but for the first call.
+
+        Raises:
+            InputError: the context is full, or several positions after the first call.
+        """
+        count = q.shape[2]
+        if self.length + count > pattern.block * pattern.blocks:
+            raise InputError(f"the context of {pattern.block * pattern.blocks} positions is full")
+        if count == 1:
+            return self._step(q, k, v)
+        if self.length:
+            raise InputError("after the first pass, a cache takes one position at a time")
+        self._fill(k, v)
+        return self.kernel(q, k, v, pattern)
+
+    def _step(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        position, pattern = self.length, self.pattern
+        slot, seen = pattern.slot(position), pattern.visible(position)
+        self.keys[:, :, slot] = k[:, :, 0]
+        self.values[:, :, slot] = v[:, :, 0]
+        self.length = position + 1
+        if seen.start == seen.stop:
+            return torch.zeros_like(q)
+        keys, values = self.keys[:, :, seen], self.values[:, :, seen]
+        return F.scaled_dot_product_attention(q, keys, values)
+
+    def _fill(self, k: Tensor, v: Tensor) -> None:
+        self.length = k.shape[2]
+        filled, kept = last_in_slots(self.pattern, self.length)
+        slots = torch.tensor(filled, device=k.device)
+        positions = torch.tensor(kept, device=k.device)
+        self.keys[:, :, slots] = k[:, :, positions].to(self.keys.dtype)
+        self.values[:, :, slots] = v[:, :, positions].to(self.values.dtype)

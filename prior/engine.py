@@ -1,0 +1,207 @@
+"""The engine: one code after another, from caches. It knows neither levels nor labels.
+
+It does not know where uniforms come from either: it draws with those it is handed, by inverse
+CDF, so a result depends on nothing else. Shapes:
+B batch, P codes of a prompt, V codes of the stream, W width.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from conditioning.base import Condition
+from plugins.ground.errors import InputError
+from prior.attention.kernels import Chosen
+from prior.prior import NOTHING, Prior
+
+
+def filter_logits(
+    logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 0.0
+) -> Tensor:
+    """Scale logits [B, V] and drop unlikely codes, in float64; -inf where dropped.
+
+    Args:
+        logits: of one position.
+        temperature: logits are divided by it, before anything is dropped.
+        top_k: keep the k likeliest codes and those that tie with the last; 0 keeps all.
+        top_p: keep a code if those likelier than it hold less than this probability (Holtzman et
+            al. 2019, arXiv 1904.09751); 0 keeps all. Applied to what `top_k` left.
+    """
+    scaled = logits.double() / temperature
+    if 0 < top_k < scaled.shape[-1]:
+        least = scaled.topk(top_k, -1).values[:, -1:]
+        scaled = scaled.masked_fill(scaled < least, -torch.inf)
+    if 0 < top_p < 1:
+        ordered, _ = scaled.sort(-1, descending=True)
+        chances = ordered.softmax(-1)
+        kept = (chances.cumsum(-1) - chances < top_p).sum(-1, keepdim=True)
+        least = ordered.gather(-1, kept - 1)
+        scaled = scaled.masked_fill(scaled < least, -torch.inf)
+    return scaled
+
+
+def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw codes [B] by inverse CDF.
+
+    Args:
+        logits: [B, V]; codes at -inf are never drawn.
+        uniforms: [B] float64 in [0, 1).
+
+    Returns:
+        The first code, in order of number, whose cumulative probability exceeds the uniform.
+    """
+    rising = logits.double().softmax(-1).cumsum(-1)
+    # Divided by the last, so that rounding can't leave a uniform above all of them.
+    rising /= rising[:, -1:].clone()
+    return torch.searchsorted(rising, uniforms[:, None].contiguous(), right=True)[:, 0]
+
+
+class Engine:
+    """A prior with caches for one batch of windows.
+
+    `generate` makes a window's codes; `prefill` and `step` are its parts. An engine can be used
+    again for the same Condition: each `prefill` begins anew.
+    """
+
+    def __init__(self, prior: Prior, condition: Condition = NOTHING, batch: int = 1) -> None:
+        """Allocate the caches.
+
+        Args:
+            prior: put into evaluation mode.
+            condition: of the batch, over the whole context.
+            batch: B.
+        """
+        self.prior = prior.eval()
+        self.condition = condition
+        self.batch = batch
+        self.position = 0
+        """Codes known so far, and the position that the last logits are for."""
+        with torch.inference_mode():
+            self.caches = prior.transformer.caches(batch, Chosen(prior.attention))
+
+    @torch.inference_mode()
+    def prefill(self, codes: Tensor) -> Tensor:
+        """Take up a prompt [B, P], which may be empty, in one pass: logits [B, V] of code P.
+
+        Raises:
+            InputError: the prompt leaves no room in the context, or has another batch.
+        """
+        prior, length = self.prior, codes.shape[1]
+        if len(codes) != self.batch or length >= prior.config.context:
+            raise InputError(
+                f"a prompt of shape {list(codes.shape)} for a batch of {self.batch} and a "
+                f"context of {prior.config.context} codes"
+            )
+        for cache in self.caches:
+            cache.clear()
+        x = prior.inputs(codes, self.condition)
+        self.position = length
+        return self._logits(prior.transformer(x, self.caches))
+
+    @torch.inference_mode()
+    def step(self, codes: Tensor) -> Tensor:
+        """Take up one more code for each item [B]: logits [B, V] of the one after it.
+
+        Raises:
+            InputError: the context has no position after it.
+        """
+        prior, told, position = self.prior, self.condition.position, self.position + 1
+        if position >= prior.config.context:
+            raise InputError(f"the context of {prior.config.context} codes is full")
+        self.position = position
+        x = prior.embedding(codes[:, None]) + prior.positions[position]
+        if told is not None:
+            x = x + told[:, position : position + 1]
+        return self._logits(prior.transformer(x, self.caches))
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        told = self.condition.position
+        return self.prior.head(hidden[:, -1], None if told is None else told[:, self.position])
+
+    def stream(
+        self,
+        prompt: Tensor,
+        stop: int,
+        uniforms: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 0.0,
+        greedy: bool = False,
+    ) -> Iterator[Tensor]:
+        """As `generate`, giving the new codes [B] of one position after the other."""
+        self._check(prompt, stop, uniforms, temperature, top_k, top_p, greedy)
+        codes = prompt
+        for turn in range(stop - prompt.shape[1]):
+            logits = self.step(codes) if turn else self.prefill(prompt)
+            with torch.inference_mode():
+                if uniforms is None or greedy:
+                    codes = logits.argmax(-1)
+                else:
+                    codes = draw(
+                        filter_logits(logits, temperature, top_k, top_p), uniforms[:, turn]
+                    )
+            yield codes
+
+    def generate(
+        self,
+        prompt: Tensor,
+        stop: int,
+        uniforms: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 0.0,
+        greedy: bool = False,
+    ) -> Tensor:
+        """Go on from a prompt until there are `stop` codes.
+
+        Args:
+            prompt: [B, P] int64, P from 0 to `stop`.
+            stop: codes wanted, up to the context.
+            uniforms: [B, stop - P] float64 in [0, 1), one for each new code; not for `greedy`.
+            temperature, top_k, top_p: see `filter_logits`.
+            greedy: take the likeliest code (the first of equals) and draw nothing.
+
+        Returns:
+            The prompt and the new codes, [B, stop].
+
+        Raises:
+            InputError: shapes or settings can't be.
+        """
+        new = list(
+            self.stream(
+                prompt,
+                stop,
+                uniforms,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                greedy=greedy,
+            )
+        )
+        return torch.cat([prompt, torch.stack(new, 1)], 1) if new else prompt
+
+    def _check(
+        self,
+        prompt: Tensor,
+        stop: int,
+        uniforms: Tensor | None,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        greedy: bool,
+    ) -> None:
+        length, context = prompt.shape[1], self.prior.config.context
+        if not length <= stop <= context:
+            raise InputError(f"can't go from {length} to {stop} codes in a context of {context}")
+        if not (temperature > 0 and top_k >= 0 and 0 <= top_p <= 1):
+            raise InputError(
+                f"temperature {temperature}, top_k {top_k}, top_p {top_p}: needed are a "
+                "temperature above 0, top_k of 0 or more and top_p from 0 to 1"
+            )
+        wanted = (self.batch, stop - length)
+        given = None if uniforms is None else tuple(uniforms.shape)
+        if not greedy and given != wanted:
+            raise InputError(f"uniforms of shape {given} instead of {wanted}")

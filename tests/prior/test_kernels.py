@@ -1,0 +1,161 @@
+"""Kernels against `naive`, and `naive` against a loop over queries."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from plugins import registry
+from plugins.ground.errors import InputError
+from prior.attention.kernels import AttentionRequest, Flash, Naive, Recording, choose
+from prior.attention.pattern import PATTERNS
+
+BLOCK, BLOCKS = 4, 3
+LENGTHS = [1, 3, 4, 5, 7, 8, 11, 12]
+CPU = AttentionRequest("cpu", torch.float32, "row", grad=True)
+
+
+def qkv(length, batch=2, heads=3, width=5, dtype=torch.float32):
+    """As projections leave them: views of [B, T, 3, H, D]."""
+    generator = torch.Generator().manual_seed(length + 100 * batch)
+    x = torch.randn(batch, length, 3, heads, width, generator=generator).to(dtype)
+    return [t.detach().requires_grad_() for t in x.permute(2, 0, 3, 1, 4).unbind(0)]
+
+
+def one_by_one(q, k, v, pattern):
+    """Attention as the paper has it: for each query, a softmax over what it sees."""
+    out = torch.zeros_like(q)
+    null = torch.zeros(pattern.nulls)
+    for b, h, t in itertools.product(*map(range, q.shape[:3])):
+        seen = pattern.mask(torch.tensor([t]), torch.arange(q.shape[2]))[0]
+        scores = k[b, h, seen] @ q[b, h, t] / math.sqrt(q.shape[3])
+        weights = torch.cat([null, scores]).softmax(0)[pattern.nulls :]
+        out[b, h, t] = weights @ v[b, h, seen]
+    return out
+
+
+@pytest.mark.parametrize("nulls", [0, 1, 3])
+@pytest.mark.parametrize("name", PATTERNS)
+def test_naive_is_attention_query_by_query(name, nulls):
+    pattern = PATTERNS[name](BLOCK, BLOCKS, nulls)
+    for length in LENGTHS:
+        q, k, v = (t.detach() for t in qkv(length))
+        torch.testing.assert_close(Naive()(q, k, v, pattern), one_by_one(q, k, v, pattern))
+
+
+@pytest.mark.parametrize("nulls", [0, 1, 3])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", PATTERNS)
+def test_flash_is_naive_in_values_and_gradients(name, batch, nulls):
+    pattern = PATTERNS[name](BLOCK, BLOCKS, nulls)
+    for length in LENGTHS:
+        results = []
+        for kernel in (Naive(), Flash()):
+            inputs = qkv(length, batch)
+            out = kernel(*inputs, pattern)
+            weights = torch.linspace(-1, 1, out.numel()).view(out.shape)
+            gradients = torch.autograd.grad((out * weights).sum(), inputs)
+            results.append([out, *gradients])
+        for expected, got in zip(*results, strict=True):
+            torch.testing.assert_close(got, expected, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_flash_is_naive_at_length(name):
+    """Long enough for the fused kernel to work in tiles, and no whole number of blocks."""
+    pattern = PATTERNS[name](96, 7)
+    q, k, v = (t.detach() for t in qkv(600, 1, 2, 32))
+    torch.testing.assert_close(
+        Flash()(q, k, v, pattern), Naive()(q, k, v, pattern), atol=2e-6, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_naive_has_its_softmax_in_float32(dtype):
+    pattern = PATTERNS["dense"](BLOCK, BLOCKS)
+    q, k, v = (t.detach() for t in qkv(12, dtype=dtype))
+    exact = Naive()(q.double(), k.double(), v.double(), pattern)
+    got = Naive()(q, k, v, pattern)
+    assert got.dtype == dtype
+    assert (got - exact).abs().max() < 0.01
+    # Weights in half precision would be off by more.
+    assert (Naive().weights(q, k, pattern).sum(-1) - 1).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("kernel", [Naive(), Flash()], ids=["naive", "flash"])
+def test_a_query_that_sees_nothing_gets_zeros(kernel):
+    q, k, v = qkv(9)
+    out = kernel(q, k, v, PATTERNS["previous"](BLOCK, BLOCKS))
+    assert not out[:, :, :BLOCK].any()
+    assert out[:, :, BLOCK:].abs().min() > 0
+    gradients = torch.autograd.grad(out.sum(), [q, k, v])
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_recording_keeps_weights_without_null_keys():
+    pattern = PATTERNS["row"](BLOCK, BLOCKS, nulls=1)
+    q, k, v = (t.detach() for t in qkv(10))
+    kernel = Recording()
+    out = kernel(q, k, v, pattern)
+    torch.testing.assert_close(out, Naive()(q, k, v, pattern))
+    assert kernel.recorded.shape == (2, 3, 10, 10)
+    torch.testing.assert_close(kernel.recorded @ v, out)
+    assert (kernel.recorded.sum(-1) < 1).all()
+
+
+def test_auto_takes_the_fastest_that_can_serve():
+    assert isinstance(choose("auto", CPU), Flash)
+    strange = AttentionRequest("cpu", torch.float32, "spiral", grad=False)
+    assert isinstance(choose("auto", strange), Naive)
+
+
+def test_a_named_kernel_that_can_not_serve_says_why():
+    strange = AttentionRequest("cpu", torch.float32, "spiral", grad=False)
+    with pytest.raises(
+        InputError, match="'flash' can't serve this: pattern 'spiral' can't be fold"
+    ):
+        choose("flash", strange)
+    with pytest.raises(InputError, match=r"no 'flsh' in jukebox.attention.*mean 'flash'"):
+        choose("flsh", CPU)
+
+
+STRANGER = """
+from prior.attention.kernels import Naive
+
+class Picky(Naive):
+    rank = 99
+    def why_not(self, request):
+        return "it has no backward pass" if request.grad else None
+
+class Other(Naive):
+    rank = 100
+    exact = False
+"""
+
+
+@pytest.fixture
+def strangers(tmp_path, monkeypatch):
+    """An installed package with three kernels: one picky, one of another function, one broken."""
+    (tmp_path / "stranger_kernels.py").write_text(STRANGER)
+    info = tmp_path / "stranger_kernels-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: stranger-kernels\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        f"[{registry.ATTENTION}]\npicky = stranger_kernels:Picky\n"
+        "other = stranger_kernels:Other\nbroken = stranger_kernels:Missing\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.mark.usefixtures("strangers")
+def test_kernels_of_strangers_are_asked_and_a_broken_one_is_not_fatal():
+    without_grad = AttentionRequest("cpu", torch.float32, "row", grad=False)
+    with pytest.warns(UserWarning, match="ignoring attention kernel 'broken'"):
+        assert type(choose("auto", without_grad)).__name__ == "Picky"
+    with pytest.warns(UserWarning, match="ignoring attention kernel 'broken'"):
+        assert isinstance(choose("auto", CPU), Flash)
+    with pytest.raises(InputError, match="'picky' can't serve this: it has no backward pass"):
+        choose("picky", CPU)
+    with pytest.raises(InputError, match="'other' can't serve this: it computes another function"):
+        choose("other", without_grad)
