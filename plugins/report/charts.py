@@ -6,7 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from plugins.report.pictures import Line
-from plugins.report.trainings import BITS, HELD_OUT, UNIGRAM, Points, Training, stream_label
+from plugins.report.trainings import (
+    BITS,
+    CONVERGENCE,
+    HELD_OUT,
+    UNIGRAM,
+    Points,
+    Training,
+    stream_label,
+)
 
 SMOOTHED = 25
 """Smoothing takes the mean over this part of all points."""
@@ -32,7 +40,7 @@ class Known:
 
 
 KNOWN = {
-    "spectral_convergence": Known(
+    CONVERGENCE: Known(
         "Spectral convergence",
         "How far the spectrogram of the decoded audio is from the original's, as a share of it. "
         "Lower is better.",

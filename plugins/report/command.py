@@ -45,7 +45,7 @@ class Report(Command):
         """Write the page."""
         from plugins.report.page import write_report
 
-        write_report(
+        page = write_report(
             self.out,
             title=self.title,
             trainings=self.training,
@@ -55,6 +55,7 @@ class Report(Command):
             originals=self.originals,
             limit=self.limit,
         )
+        print(page)
 
 
 if __name__ == "__main__":

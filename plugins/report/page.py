@@ -6,6 +6,7 @@ are drawn from `pictures`.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from codec.audio import read_audio
 from plugins.ground.errors import InputError
@@ -23,7 +24,17 @@ from plugins.report.recordings import (
 )
 from plugins.report.site import GENERATOR, Site
 from plugins.report.style import STYLE
-from plugins.report.trainings import Training, decibels, read_training, stream_label, verdict
+from plugins.report.trainings import (
+    CONVERGENCE,
+    Training,
+    decibels,
+    read_training,
+    stream_label,
+    summary,
+    verdict,
+)
+
+Folders: TypeAlias = Mapping[str, Path | str] | Mapping[str, Path]
 
 HIGHEST = 22050.0
 """No spectrogram goes higher, in hertz."""
@@ -33,11 +44,11 @@ def write_report(
     out: Path | str,
     *,
     title: str = "Report of a run",
-    trainings: Mapping[str, Path] | None = None,
-    samples: Mapping[str, Path] | None = None,
-    audio: Mapping[str, Path] | None = None,
-    reconstructions: Mapping[str, Path] | None = None,
-    originals: Path | None = None,
+    trainings: Folders | None = None,
+    samples: Folders | None = None,
+    audio: Folders | None = None,
+    reconstructions: Folders | None = None,
+    originals: Path | str | None = None,
     limit: int = 100,
 ) -> Path:
     """Write a page, its pictures, and copies of audio that lies elsewhere.
@@ -58,14 +69,19 @@ def write_report(
     Raises:
         InputError: something named is missing or can't be used, or `out` is another's page.
     """
-    site, found = Site(out), Originals(originals)
-    samples, audio = samples or {}, audio or {}
-    for name in audio:
-        if name not in samples:
+    site, found = Site(out), Originals(None if originals is None else Path(originals))
+    decoded = {name: Path(folder) for name, folder in (audio or {}).items()}
+    for name in decoded:
+        if name not in (samples or {}):
             raise InputError(f"--audio {name} belongs to no --samples of that name")
-    groups = [read_samples(n, f, audio.get(n), found, limit) for n, f in samples.items()]
-    restored = (reconstructions or {}).items()
-    groups += [read_reconstructions(n, f, found, limit) for n, f in restored]
+    groups = [
+        read_samples(name, Path(folder), decoded.get(name), found, limit)
+        for name, folder in (samples or {}).items()
+    ]
+    groups += [
+        read_reconstructions(name, Path(folder), found, limit)
+        for name, folder in (reconstructions or {}).items()
+    ]
     runs = [read_training(n, f) for n, f in (trainings or {}).items()]
     if not groups and not runs:
         raise InputError("nothing to report: give --training, --samples or --reconstructions")
@@ -114,7 +130,7 @@ class _Page:
 
     def _lead(self) -> str:
         cards = [card for group in self.groups for card in group.cards]
-        heard = sum(bool(card.recordings) for card in cards)
+        silent = sum(not card.audible for card in cards)
         parts = []
         if self.groups:
             parts.append(
@@ -122,8 +138,8 @@ class _Page:
                 "frequencies (upwards) sound when (to the right); the brighter, the louder. All "
                 "pictures share one scale of frequency and loudness."
             )
-        if heard < len(cards):
-            parts.append(f"{len(cards) - heard} of {len(cards)} can't be heard yet.")
+        if silent:
+            parts.append(f"{silent} of {len(cards)} can't be heard yet.")
         if self.runs:
             parts.append("Curves show how each model learned, and how it does on unseen music.")
         return " ".join(parts)
@@ -170,10 +186,8 @@ class _Page:
         """Address of the picture of a recording; the same stretch is drawn once."""
         key = (recording.file, recording.seconds, recording.prompt_seconds)
         if key not in self._drawn:
-            path = self.site.picture(
-                group.name, card.heading.partition(":")[0], recording.file.stem
-            )
-            heard = read_audio(recording.file, None, 1, duration=recording.seconds)[0]
+            path = self.site.picture(group.name, card.heading, recording.file.stem)
+            heard = read_audio(recording.file, None, 1, duration=recording.seconds or None)[0]
             draw_audio(
                 path,
                 heard,
@@ -189,7 +203,7 @@ class _Page:
     def _training(self, run: Training, drawn: list[Chart]) -> Markup:
         standing = {True: " good", False: " bad", None: ""}[run.beats_unigram]
         return join(
-            tag("p", f"Trained for {run.last_step:,} steps."),
+            tag("p", summary(run)),
             tag("p", verdict(run), class_=f"verdict{standing}"),
             tag("div", [self._chart(run, chart) for chart in drawn], class_="curves"),
             held_out_table(run),
@@ -269,7 +283,7 @@ def _number(figure: str, points: list[tuple[float, float]] | None) -> str:
         return ""
     value = points[-1][1]
     shown = f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
-    return f"{shown} ({decibels(value)})" if figure == "spectral_convergence" else shown
+    return f"{shown} ({decibels(value)})" if figure == CONVERGENCE else shown
 
 
 def _image(address: str, alt: str, size: tuple[int, int]) -> Markup:

@@ -147,7 +147,7 @@ def draw_curves(path: Path, lines: Sequence[Line], unit: str, dark: bool) -> Non
             _draw_line(axes, line, colour)
         axes.set_xlabel("training step", color=ink, fontsize=9)
         axes.set_ylabel(unit, color=ink, fontsize=9)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
         axes.legend(frameon=False, fontsize=9, labelcolor=ink)
 
 
@@ -192,9 +192,8 @@ def _bands(count: int, sample_rate: int, scale: Scale) -> np.ndarray:
     spacing = sample_rate / 2 / (count - 1)
     width = np.maximum(np.gradient(centres), spacing)
     distance = np.abs(np.arange(count) * spacing - centres[:, None])
-    weights = np.maximum(0, 1 - distance / width[:, None])
-    weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
-    return weights.astype(np.float32)
+    # Not divided by their sum, so that a sine keeps its level wherever it is.
+    return np.maximum(0, 1 - distance / width[:, None]).astype(np.float32)
 
 
 def _mel(hertz: np.ndarray | float) -> np.ndarray:
@@ -244,4 +243,10 @@ def _picture(path: Path, size: tuple[int, int], background: str) -> "Iterator[Fi
         figure = Figure(figsize=(size[0] / DPI, size[1] / DPI), dpi=DPI, facecolor=background)
         FigureCanvasAgg(figure)
         yield figure
-        figure.savefig(partial, format="png", facecolor=background, metadata={"Software": None})
+        figure.savefig(
+            partial,
+            format="png",
+            facecolor=background,
+            metadata={"Software": None},
+            pil_kwargs={"compress_level": 4},
+        )

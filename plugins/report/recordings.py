@@ -4,20 +4,22 @@ It knows token corpora, folders of decoded audio and of originals, not how a pag
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from codec.audio import measure
 from codec.corpus import Corpus
+from codec.decoding import DECODED, Decoded
+from codec.rows import CODES
 from codec.tokens import TokenSpec
 from plugins.ground.errors import InputError
 from plugins.ground.files import read_json
 
-DECODED = "decoded.json"
-CODES = "codes_"
-SHOWN_ELSEWHERE = {"id", "path", "audio_sha256", "num_samples", "title", "lyrics", "words"}
+SHOWN_ELSEWHERE = {"id", "path", "audio_sha256", "num_samples", "lyrics", "words"}
 SHOWN_ELSEWHERE |= {"prompt_id", "prompt_samples"}
 
 
@@ -41,6 +43,8 @@ class Card:
 
     heading: str
     labels: Mapping[str, str]
+    audible: bool
+    """Whether what a model made can be heard."""
     notes: tuple[str, ...] = ()
     lyrics: str = ""
     recordings: tuple[Recording, ...] = ()
@@ -62,22 +66,58 @@ class Originals:
     """The music that was tokenized, found by track id."""
 
     folder: Path | None
-    _missing: set[str] = field(default_factory=set, compare=False)
 
     def __post_init__(self) -> None:
         if self.folder is not None and not self.folder.is_dir():
             raise InputError(f"--originals {self.folder} is no folder: give that of the music")
 
-    def find(self, track: str) -> Path | None:
-        """The file of a track; None if there is none or it would lie elsewhere."""
-        return None if self.folder is None else _below(self.folder, track)
-
     def recording(
         self, track: str, caption: str, seconds: float, prompt_seconds: float = 0.0
-    ) -> tuple[Recording, ...]:
-        """The first `seconds` of a track, if it is there."""
-        file = self.find(track)
-        return () if file is None else (_recording(caption, file, seconds, prompt_seconds),)
+    ) -> tuple[Recording | None, str]:
+        """The first `seconds` of a track, or None and why it is not there."""
+        if self.folder is None:
+            return None, "With --originals, the real recording would be beside it."
+        file = below(self.folder, track)
+        if file is None:
+            return None, f"There is no {track} among the originals to compare it with."
+        return _recording(caption, file, seconds, prompt_seconds), ""
+
+
+class Decodings:
+    """Decoded audio of a corpus, found by track id.
+
+    Args:
+        folder: of `codec.decode`; None or one that is not there yet: nothing is decoded.
+
+    Raises:
+        InputError: it is something else, or its record is damaged.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.entries: dict[str, Decoded] = {}
+        if folder is None or not folder.exists():
+            return
+        content = read_json(folder / DECODED)
+        try:
+            entries = TypeAdapter(dict[str, Decoded]).validate_python(content)
+        except ValidationError as error:
+            raise InputError(
+                f"{folder / DECODED} is damaged: decode into another folder"
+            ) from error
+        self.entries = {track: entry for track, entry in entries.items() if entry.stream}
+
+    def recording(
+        self, track: str, caption: str, prompt_seconds: float = 0.0
+    ) -> tuple[Recording | None, str]:
+        """The audio of a track, or None and why it is not there."""
+        entry = self.entries.get(track)
+        if self.folder is None or entry is None:
+            return None, "Not decoded yet: python -m codec.decode makes audio of it."
+        file = below(self.folder, entry.file)
+        if file is None:
+            return None, f"Its audio, {entry.file}, is gone: decode it again."
+        return _recording(f"{caption}, from stream {entry.stream}", file, None, prompt_seconds), ""
 
 
 def read_samples(
@@ -95,10 +135,9 @@ def read_samples(
     Raises:
         InputError: no corpus there, or a file that can't be used.
     """
-    samples = Corpus(corpus)
-    files = _decoded(audio, needed=False) if audio else {}
+    samples, decodings = Corpus(corpus), Decodings(audio)
     rows = list(islice(samples.tracks(), limit))
-    cards = tuple(_sample(row, samples.spec, files, originals) for row in rows)
+    cards = tuple(_sample(row, samples.spec, decodings, originals) for row in rows)
     return Group(name, _intro(rows, samples.spec), cards, len(samples) - len(cards))
 
 
@@ -108,51 +147,49 @@ def read_reconstructions(name: str, audio: Path, originals: Originals, limit: in
     Raises:
         InputError: nothing is decoded there, or a file can't be used.
     """
-    files = _decoded(audio, needed=True)
+    decodings = Decodings(audio)
+    if not decodings.entries:
+        raise InputError(f"{audio} holds no decoded audio: give the --out folder of codec.decode")
     cards = []
-    for track, file in islice(files.items(), limit):
-        made = _recording("After the codec", file)
-        real = originals.recording(track, "The original", made.seconds)
-        notes = () if real else (f"No {track} among the originals to compare it with.",)
-        cards.append(Card(track, {}, notes, recordings=(*real, made)))
+    for track in islice(decodings.entries, limit):
+        made, gone = decodings.recording(track, "After the codec")
+        real, missing = (
+            originals.recording(track, "The original", made.seconds) if made else (None, "")
+        )
+        notes = tuple(filter(None, (gone, missing)))
+        cards.append(
+            Card(track, {}, made is not None, notes, recordings=tuple(filter(None, (real, made))))
+        )
     return Group(
         name,
         "Real music that was turned into codes and back, beside the original. What is lost here "
         "no prior can bring back: samples can't sound better than this.",
         tuple(cards),
-        len(files) - len(cards),
+        len(decodings.entries) - len(cards),
     )
 
 
 def _sample(
-    row: Mapping[str, Any], spec: TokenSpec, files: Mapping[str, Path], originals: Originals
+    row: Mapping[str, Any], spec: TokenSpec, decodings: Decodings, originals: Originals
 ) -> Card:
     seconds = row["num_samples"] / spec.sample_rate
     prompt, prompt_seconds = _prompt(row, spec)
     labels = {
-        name: _text(value)
+        name: str(value)
         for name, value in row.items()
-        if name not in SHOWN_ELSEWHERE and not name.startswith(CODES) and _text(value)
+        if name not in SHOWN_ELSEWHERE and not name.startswith(CODES) and value not in (None, "")
     }
     labels["length"] = f"{seconds:.1f} s"
-    notes = [*_unfinished(row, spec)]
-    recordings: tuple[Recording, ...] = ()
-    file = files.get(row["id"])
-    if file is None:
-        notes.append("Not decoded yet: python -m codec.decode makes audio of it.")
-    elif not file.is_file():
-        notes.append(f"Its audio, {file.name}, is gone: decode it again.")
-    else:
-        recordings = (_recording("The sample", file, None, prompt_seconds),)
-    if prompt:
+    made, gone = decodings.recording(row["id"], "The sample", prompt_seconds)
+    real, missing = None, ""
+    if prompt and seconds:
         labels["goes on from"] = f"the first {prompt_seconds:.1f} s of {prompt}"
-        caption = f"The real recording, {prompt}"
-        real = originals.recording(prompt, caption, seconds, prompt_seconds)
-        if not real:
-            notes.append(f"No {prompt} among the originals to compare it with.")
-        recordings += real
-    heading = f"{row['id']}: {row['title']}" if row["title"] else row["id"]
-    return Card(heading, labels, tuple(notes), row["lyrics"], recordings)
+        real, missing = originals.recording(
+            prompt, f"The real recording, {prompt}", seconds, prompt_seconds
+        )
+    notes = tuple(filter(None, (_unfinished(row, spec), gone, missing)))
+    heard = tuple(filter(None, (made, real)))
+    return Card(row["id"], labels, made is not None, notes, row["lyrics"], heard)
 
 
 def _intro(rows: list[dict[str, Any]], spec: TokenSpec) -> str:
@@ -179,18 +216,16 @@ def _prompt(row: Mapping[str, Any], spec: TokenSpec) -> tuple[str, float]:
     return (name, samples / spec.sample_rate) if samples > 0 else ("", 0.0)
 
 
-def _unfinished(row: Mapping[str, Any], spec: TokenSpec) -> list[str]:
-    """A note on streams that are not sampled to the end."""
-    have = {
-        stream.name: min(
-            1.0, len(row[CODES + stream.name]) * stream.hop_length / max(1, row["num_samples"])
-        )
-        for stream in spec.streams
-    }
-    if min(have.values()) == 1.0:
-        return []
-    parts = [f"stream {name} {share:.0%}" for name, share in reversed(have.items())]
-    return [f"Not sampled to the end: {', '.join(parts)}."]
+def _unfinished(row: Mapping[str, Any], spec: TokenSpec) -> str:
+    """A note on streams that are not sampled to the end; "" if all are."""
+    shares = {}
+    for stream in reversed(spec.streams):
+        whole = max(1, row["num_samples"] // stream.hop_length)
+        shares[stream.name] = min(1.0, len(row[CODES + stream.name]) / whole)
+    if min(shares.values()) == 1.0:
+        return ""
+    parts = [f"stream {name} {share:.0%}" for name, share in shares.items()]
+    return f"Not sampled to the end: {', '.join(parts)}."
 
 
 def _recording(
@@ -201,24 +236,10 @@ def _recording(
     return Recording(caption, file, shown, shape.seconds, shape.sample_rate, prompt_seconds)
 
 
-def _decoded(folder: Path, needed: bool) -> dict[str, Path]:
-    """Decoded files by track id, in order."""
-    if not (folder / DECODED).exists():
-        if needed or folder.is_file():
-            raise InputError(f"{folder} holds no {DECODED}: give a folder of codec.decode")
-        return {}
-    content = read_json(folder / DECODED)
-    return {}
-
-
-def _below(folder: Path, name: str) -> Path | None:
+def below(folder: Path, name: str) -> Path | None:
     """A file by its relative path; None if there is none, or `name` leads out of the folder."""
-    parts = PurePosixPath(name).parts
-    if not name or "\0" in name or name.startswith("/") or ".." in parts:
+    pure = PurePath(name)
+    if not name or "\0" in name or pure.is_absolute() or pure.drive or ".." in pure.parts:
         return None
-    file = folder.joinpath(*parts)
+    file = folder / pure
     return file if file.is_file() else None
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)

@@ -23,11 +23,12 @@ header { padding-top: 2.5rem; }
 h1 { font-size: clamp(1.8rem, 5vw, 2.6rem); line-height: 1.15; margin: 0 0 .5rem; }
 h2 { font-size: 1.45rem; margin: 0 0 .4rem; line-height: 1.25; }
 h3 { font-size: 1.02rem; margin: 0; }
-h4 { font-size: .88rem; margin: 1.4rem 0 .4rem; color: var(--quiet); font-weight: 600; }
 p { margin: 0 0 .8rem; max-width: 46rem; }
 a { color: var(--accent); }
 .lead { font-size: 1.08rem; color: var(--quiet); }
-nav ul { list-style: none; padding: 0; margin: 1.2rem 0 0; display: flex; flex-wrap: wrap; gap: .5rem; }
+nav ul {
+  list-style: none; padding: 0; margin: 1.2rem 0 0; display: flex; flex-wrap: wrap; gap: .5rem;
+}
 nav a {
   display: block; padding: .3rem .85rem; border-radius: 2rem; background: var(--chip);
   text-decoration: none; font-size: .93rem;
@@ -39,10 +40,13 @@ section { padding: 2.2rem 0 0; margin-top: 2.2rem; border-top: 1px solid var(--l
   .wide { grid-column: 1 / -1; }
   .wide .recordings { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 }
-article {
-  background: var(--card); border: 1px solid var(--line); border-radius: .8rem; padding: 1rem 1.1rem;
+article, .curves figure {
+  background: var(--card); border: 1px solid var(--line); border-radius: .8rem;
+  padding: 1rem 1.1rem;
 }
-.labels { display: flex; flex-wrap: wrap; gap: .15rem 1.1rem; margin: .25rem 0 0; font-size: .9rem; }
+.labels {
+  display: flex; flex-wrap: wrap; gap: .15rem 1.1rem; margin: .25rem 0 0; font-size: .9rem;
+}
 .labels div { display: flex; gap: .4rem; }
 .labels dt { color: var(--quiet); }
 .labels dd { margin: 0; }
@@ -56,11 +60,17 @@ img { display: block; width: 100%; height: auto; }
 .verdict { border-left: 3px solid var(--quiet); padding: .1rem 0 .1rem .9rem; }
 .verdict.good { border-color: var(--good); }
 .verdict.bad { border-color: var(--bad); }
-.curves { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
-.curves figure { background: var(--card); border: 1px solid var(--line); border-radius: .8rem; padding: .9rem 1rem; }
+.curves {
+  display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr));
+}
+.curves figure { margin: 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .93rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-size: .88rem; color: var(--quiet); font-weight: 600; padding: 1.4rem 0 .4rem; }
+caption {
+  text-align: left; font-size: .88rem; color: var(--quiet); font-weight: 600;
+  padding: 1.4rem 0 .4rem;
+}
 th, td { text-align: right; padding: .35rem 1.1rem .35rem 0; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; }
 th:first-child { text-align: left; overflow-wrap: normal; }

@@ -17,6 +17,7 @@ from plugins.ground.files import read_json
 METRICS, SETTINGS = "metrics.jsonl", "training.json"
 HELD_OUT = "validation/"
 BITS, UNIGRAM = "bits_per_code", "unigram_bits_per_code"
+CONVERGENCE = "spectral_convergence"
 OVERFIT = 0.01
 """A held-out figure this much above its lowest is worth a word."""
 
@@ -101,6 +102,16 @@ def read_training(name: str, folder: Path | str) -> Training:
     return Training(name, folder, series, dict(_flat(settings)))
 
 
+def summary(training: Training) -> str:
+    """What was trained and for how long, in a sentence."""
+    length = f"trained for {training.last_step:,} steps"
+    if training.is_prior:
+        return f"A prior, which predicts each code from those before it, {length}."
+    if any(name.startswith(CONVERGENCE) for name in training.series):
+        return f"A codec, which turns audio into codes and back, {length}."
+    return f"A model {length}."
+
+
 def verdict(training: Training) -> str:
     """What the last held-out figures say, in a sentence or three."""
     if not training.series:
@@ -112,7 +123,7 @@ def verdict(training: Training) -> str:
         )
     if training.is_prior:
         return _verdict_on_prior(training)
-    convergence = training.groups().get("spectral_convergence", {})
+    convergence = training.groups().get(CONVERGENCE, {})
     if convergence:
         parts = [
             f"{points[-1][1]:.3f} ({decibels(points[-1][1])}) from {stream_label(stream)}"
@@ -147,7 +158,7 @@ def _verdict_on_prior(training: Training) -> str:
         said += "; there is no unigram model to compare it with."
     step, lowest = min(held_out[BITS], key=lambda point: point[1])
     if bits > lowest * (1 + OVERFIT):
-        said += f" It was lowest at step {step:g}, with {lowest:.3f}: it has begun to overfit."
+        said += f" It was lowest at step {step:g}, with {lowest:.3f}: it may be overfitting."
     return said
 
 

@@ -1,0 +1,63 @@
+"""A folder and a codec: config and weights in, codec out; nothing pickled.
+
+It knows no network: a codec is built by its registry name.
+"""
+
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from codec.base import Codec
+from codec.tokens import TokenSpec
+from plugins import registry
+from plugins.ground import saved
+from plugins.ground.errors import InputError
+
+KIND = "codec"
+
+
+def save_codec(codec: Codec, folder: Path | str) -> TokenSpec:
+    """Publish a codec in a folder, which is made if missing.
+
+    Returns:
+        Its spec with the fingerprint, which the codec carries from now on as well.
+    """
+    record = registry.record(registry.CODECS, codec.spec.codec, codec.config)
+    saved.save_model(folder, KIND, {"codec": record.model_dump(mode="json")}, codec)
+    codec.spec = _fingerprinted(codec)
+    return codec.spec
+
+
+def load_codec(folder: Path | str, device: str | torch.device = "cpu") -> Codec:
+    """The codec of a folder, in evaluation mode.
+
+    Raises:
+        InputError: no codec there, its plugin is not installed, or weights and config disagree.
+    """
+    config = saved.load_config(folder, KIND)
+    try:
+        record = registry.PluginRecord.model_validate(config.get("codec"))
+    except ValidationError as error:
+        raise InputError(f"{Path(folder) / saved.CONFIG} does not say which codec it is") from error
+    cls, settings = registry.restore(registry.CODECS, record)
+    codec: Codec = cls(settings)
+    saved.fill(codec, saved.load_weights(folder), folder)
+    codec.spec = _fingerprinted(codec)
+    return codec.to(device).eval()
+
+
+def read_spec(folder: Path | str) -> TokenSpec:
+    """The spec of the codec in a folder; reads the weights for the fingerprint.
+
+    Raises:
+        InputError: as `load_codec`.
+    """
+    return load_codec(folder).spec
+
+
+def _fingerprinted(codec: Codec) -> TokenSpec:
+    """Defaults are left out, so that a setting added later does not make old codes foreign."""
+    config = codec.config.model_dump(mode="json", exclude_defaults=True)
+    print_ = saved.fingerprint({"codec": codec.spec.codec, "config": config}, codec)
+    return codec.spec.model_copy(update={"fingerprint": print_})

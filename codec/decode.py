@@ -1,0 +1,42 @@
+"""`python -m codec.decode`: a token corpus into audio files."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from plugins.ground.command import Command
+
+
+class Decode(Command):
+    """Turn the tracks of a token corpus into audio files with the codec that made the codes.
+
+    Each track's finest stream that covers the whole track is decoded; of samples that are still
+    being made, the one that covers most. Started again, it decodes only what has changed.
+    """
+
+    corpus: CliPositionalArg[Path] = Field(description="folder of the token corpus")
+    codec: Path = Field(description="folder of the codec")
+    out: Path = Field(description="folder for the audio files")
+    stream: str | None = Field(None, description="stream to decode; None: the finest whole one")
+    format: Literal["wav", "flac", "ogg", "mp3", "opus"] = Field("wav", description="of the files")
+    device: str = Field("auto", description="auto: the accelerator, if any; or cpu")
+
+    def cli_cmd(self) -> None:
+        """Decode."""
+        from codec.decoding import decode_corpus
+
+        files = decode_corpus(
+            self.corpus,
+            self.codec,
+            self.out,
+            stream=self.stream,
+            format=self.format,
+            device=self.device,
+        )
+        print(f"{len(files)} files in {self.out}")
+
+
+if __name__ == "__main__":
+    Decode.main()

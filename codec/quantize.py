@@ -1,0 +1,166 @@
+"""Vectors to the nearest entry of a codebook that follows them by moving averages.
+
+Van den Oord et al. 2017 (arXiv 1711.00937, appendix A.1), with the random restarts of Jukebox
+(section 3.2). It knows neither audio nor levels. Shapes: B batch, D width, N positions,
+P = B x N vectors, K entries.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from einops import rearrange
+from torch import Tensor, nn
+
+from codec.metrics import codebook_use, count_codes
+
+TABLE = 1 << 24
+"""Distances that are held at once."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What quantising gives."""
+
+    vectors: Tensor  # [B, D, N] entries; gradients pass straight through to the encoder
+    codes: Tensor  # [B, N] int64
+    commitment: Tensor  # [] mean squared distance of vectors to entries
+    metrics: dict[str, Tensor]  # name -> []
+
+
+class Quantizer(nn.Module):
+    """A codebook. All of its state is in buffers, so a resumed training goes on exactly.
+
+    Args:
+        size: K.
+        width: D.
+        decay: of the running counts and sums.
+        restart_threshold: an entry whose running count falls under it becomes a random vector of
+            the batch; 0: never.
+    """
+
+    codebook: Tensor  # [K, D]
+    counts: Tensor  # [K] running count of vectors that chose an entry
+    sums: Tensor  # [K, D] running sum of them
+    initialised: Tensor  # [] bool
+
+    def __init__(
+        self, size: int, width: int, decay: float = 0.99, restart_threshold: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.decay, self.restart_threshold = decay, restart_threshold
+        self.register_buffer("codebook", torch.zeros(size, width))
+        self.register_buffer("counts", torch.zeros(size))
+        self.register_buffer("sums", torch.zeros(size, width))
+        self.register_buffer("initialised", torch.tensor(False))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Number of the nearest entry, the first of equals: [B, D, N] -> [B, N] int64."""
+        vectors = rearrange(x, "b d n -> (b n) d")
+        return nearest(vectors, self.codebook).view(x.shape[0], x.shape[2])
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Entries by number: [B, N] -> [B, D, N]."""
+        return rearrange(self.codebook[codes], "b n d -> b d n")
+
+    def forward(self, x: Tensor) -> Quantized:
+        """Quantise [B, D, N]; in training mode the codebook then moves towards the vectors."""
+        x = x.float()
+        vectors = rearrange(x.detach(), "b d n -> (b n) d")
+        if self.training and not self.initialised:
+            self._initialise(vectors)
+        codes = self.encode(x.detach())
+        entries = self.lookup(codes)
+        metrics = self._measure(codes)
+        if self.training:
+            metrics["restarts"] = self._follow(vectors, codes.flatten())
+        commitment = (entries - x).square().mean()
+        return Quantized(x + (entries - x).detach(), codes, commitment, metrics)
+
+    def _measure(self, codes: Tensor) -> dict[str, Tensor]:
+        use = codebook_use(count_codes(codes, len(self.codebook)))
+        return {
+            "codebook_used": use.used,
+            "codebook_perplexity": use.perplexity,
+            "codebook_entropy": use.entropy,
+        }
+
+    @torch.no_grad()
+    def _initialise(self, vectors: Tensor) -> None:
+        """Start at random vectors of the first batch."""
+        self._restart(torch.ones_like(self.counts, dtype=torch.bool), vectors)
+        self.initialised.fill_(True)
+
+    @torch.no_grad()
+    def _follow(self, vectors: Tensor, codes: Tensor) -> Tensor:
+        """One moving-average update by vectors [P, D] and their codes [P]; says how many restarted.
+
+        Processes that train together see one batch: their counts and sums are added up.
+        """
+        counts = count_codes(codes, len(self.codebook))
+        sums = torch.zeros_like(self.sums).index_add_(0, codes, vectors)
+        if _together():
+            dist.all_reduce(counts)
+            dist.all_reduce(sums)
+        self.counts.lerp_(counts, 1 - self.decay)
+        self.sums.lerp_(sums, 1 - self.decay)
+        dead = self.counts < self.restart_threshold
+        moved = self.sums / self.counts[:, None]
+        self.codebook.copy_(torch.where(self.counts[:, None] > 0, moved, self.codebook))
+        self._restart(dead, vectors)
+        return dead.sum()
+
+    def _restart(self, dead: Tensor, vectors: Tensor) -> None:
+        """Put the entries marked in `dead` [K] at random vectors of the batch [P, D].
+
+        They begin with the count that just survives, and a sum that keeps them where they are.
+        """
+        drawn = _draw(vectors, len(self.codebook))
+        if _together():
+            dist.broadcast(drawn, 0)
+        count = max(self.restart_threshold, 1.0)
+        self.codebook.copy_(torch.where(dead[:, None], drawn, self.codebook))
+        self.sums.copy_(torch.where(dead[:, None], drawn * count, self.sums))
+        self.counts.masked_fill_(dead, count)
+
+
+def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """Number of the entry nearest to each vector, the first of equals: [P, D], [K, D] -> [P].
+
+    |k|^2 - 2 x.k is one matrix product, but loses digits where vectors are long and distances
+    short. So it only settles what is clear; where its rounding could matter, distances are
+    computed from differences. Neither batch nor hardware can then change a code.
+    """
+    with torch.no_grad(), torch.autocast(vectors.device.type, enabled=False):
+        vectors, codebook = vectors.float(), codebook.float()
+        rows = max(1, TABLE // len(codebook))
+        parts = [_nearest(part, codebook) for part in vectors.split(rows)]
+        return torch.cat(parts) if parts else vectors.new_zeros(0, dtype=torch.long)
+
+
+def _nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
+    squares = codebook.square().sum(1)
+    table = torch.addmm(squares, vectors, codebook.T, alpha=-2)
+    least = table.topk(min(2, len(codebook)), dim=1, largest=False)
+    codes, gap = least.indices[:, 0], least.values[:, -1] - least.values[:, 0]
+    # The error bound of a dot product of D terms, for both entries together.
+    fast = torch.get_float32_matmul_precision() != "highest"
+    eps = torch.finfo(torch.bfloat16 if fast else torch.float32).eps
+    longest = squares.max()
+    size = longest + 2 * vectors.norm(dim=1) * longest.sqrt()
+    bound = (codebook.shape[1] + 2) * eps * size
+    close = (~(gap > bound)).nonzero().squeeze(1)
+    exact = torch.cdist(vectors[close], codebook, compute_mode="donot_use_mm_for_euclid_dist")
+    return codes.index_copy(0, close, exact.argmin(1))
+
+
+def _draw(vectors: Tensor, count: int) -> Tensor:
+    """Random ones of [P, D] -> [count, D], each once; repeated with noise if P < count."""
+    if len(vectors) < count:
+        vectors = vectors.repeat(-(-count // len(vectors)), 1)
+        vectors = vectors + torch.randn_like(vectors) * 0.01 / vectors.shape[1] ** 0.5
+    return vectors[torch.randperm(len(vectors), device=vectors.device)[:count]]
+
+
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

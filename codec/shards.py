@@ -1,0 +1,191 @@
+"""The files of a token corpus: manifest, Parquet shards, and copies that can be mapped.
+
+It knows files and Arrow batches; what is in a row is `codec.rows`'s.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from codec.rows import FORMAT, Manifest, schema
+from plugins.ground.errors import InputError
+from plugins.ground.files import PARTIAL, read_json
+
+MANIFEST = "corpus.json"
+MAPPED = ".mapped"
+"""Folder of the shards in a form that can be mapped into memory; made when needed."""
+IN_MEMORY = 1 << 28
+"""Corpora of fewer bytes are held in memory instead."""
+
+
+def read_manifest(folder: Path | str) -> Manifest:
+    """`corpus.json` of a folder.
+
+    Raises:
+        InputError: there is none, it is of a newer format, or it is damaged.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise InputError(f"no token corpus in {folder}: {MANIFEST} is missing")
+    content = read_json(path)
+    version = content.get("format") if isinstance(content, dict) else None
+    if not isinstance(version, int):
+        raise InputError(f"{path} is not a token corpus's: it has no format version")
+    if version > FORMAT:
+        raise InputError(
+            f"{folder} has corpus format {version}, newer than {FORMAT}: update jukebox-toolkit"
+        )
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise InputError(f"{path} is damaged: {place}: {problem['msg']}") from error
+
+
+class Shards:
+    """The shards that a manifest lists, to read by number.
+
+    Raises:
+        InputError: one is missing, damaged, or not what the manifest says (named).
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.ids: list[str] = []
+        size = 0
+        for number in range(len(manifest.shards)):
+            with open_shard(self.path(number)) as file:
+                self._check(number, file)
+                self.ids += file.read(columns=["id"]).column("id").to_pylist()
+                groups = range(file.metadata.num_row_groups)
+                size += sum(file.metadata.row_group(group).total_byte_size for group in groups)
+        self._ends = np.cumsum([shard.rows for shard in manifest.shards], dtype=np.int64)
+        self._small = size <= IN_MEMORY
+        self._loaded: dict[int, Batches] = {}
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without what is mapped, so that other processes map it themselves."""
+        return {**vars(self), "_loaded": {}, "_temporary": None}
+
+    def at(self, index: int) -> tuple[pa.RecordBatch, int]:
+        """The batch that holds a row, and the row's number there.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        total = len(self.ids)
+        if not -total <= index < total:
+            raise IndexError(f"row {index} of {total}")
+        index %= total
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return self.load(number).at(index - (int(self._ends[number - 1]) if number else 0))
+
+    def path(self, number: int) -> Path:
+        """Of a shard's file."""
+        return self.folder / self.manifest.shards[number].file
+
+    def row_groups(self, number: int) -> Iterator[pa.RecordBatch]:
+        """The batches of a shard, read as they are asked for."""
+        with open_shard(self.path(number)) as file:
+            for group in range(file.metadata.num_row_groups):
+                yield from file.read_row_group(group).to_batches()
+
+    def load(self, number: int) -> "Batches":
+        """The batches of a shard, all at hand: mapped, or in memory if the corpus is small."""
+        if number not in self._loaded:
+            if self._small:
+                parts = list(self.row_groups(number))
+            else:
+                file = pa.ipc.open_file(pa.memory_map(str(self._mapped(number))))
+                parts = [file.get_batch(i) for i in range(file.num_record_batches)]
+            self._loaded[number] = Batches(parts)
+        return self._loaded[number]
+
+    def _check(self, number: int, file: pq.ParquetFile) -> None:
+        shard, where = self.manifest.shards[number], self.path(number)
+        if file.metadata.num_rows != shard.rows:
+            raise InputError(
+                f"{where} has {file.metadata.num_rows} rows, but {MANIFEST} says {shard.rows}"
+            )
+        if not file.schema_arrow.equals(schema(self.manifest.spec, self.manifest.columns)):
+            raise InputError(f"{where} has other columns than {MANIFEST} says")
+
+    def _mapped(self, number: int) -> Path:
+        """The file to map for a shard; made beside it, or where that can't be written to, in a
+        temporary folder.
+        """
+        name = f"{self.manifest.shards[number].sha256[:32]}.arrow"
+        path = self.folder / MAPPED / name
+        if path.is_file():
+            return path
+        try:
+            self._write_mapped(number, path)
+        except OSError:
+            self._temporary = self._temporary or tempfile.TemporaryDirectory(prefix="corpus-")
+            path = Path(self._temporary.name, name)
+            try:
+                self._write_mapped(number, path)
+            except OSError as error:
+                raise InputError(f"can't write {path}: {error.strerror or error}") from error
+        return path
+
+    def _write_mapped(self, number: int, path: Path) -> None:
+        path.parent.mkdir(exist_ok=True)
+        # Several processes may map one corpus at a time, so each writes a file of its own.
+        partial = path.with_name(f".{path.stem}{PARTIAL}.{os.getpid()}")
+        try:
+            columns = schema(self.manifest.spec, self.manifest.columns)
+            with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, columns) as file:
+                for batch in self.row_groups(number):
+                    file.write_batch(batch)
+            sync(partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+class Batches:
+    """Record batches with the rows found by number."""
+
+    def __init__(self, parts: list[pa.RecordBatch]) -> None:
+        self.parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def at(self, row: int) -> tuple[pa.RecordBatch, int]:
+        """The batch that holds a row, and the row's number there."""
+        number = int(np.searchsorted(self._ends, row, side="right"))
+        return self.parts[number], row - (int(self._ends[number - 1]) if number else 0)
+
+
+@contextlib.contextmanager
+def open_shard(path: Path) -> Iterator[pq.ParquetFile]:
+    """A shard, open.
+
+    Raises:
+        InputError: it is missing or damaged, then or while it is read.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise InputError(
+            f"shard {path} is missing: restore it, or make the corpus again"
+        ) from error
+    except (pa.ArrowException, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"shard {path} is damaged or cut off: {reason}") from error
+
+
+def sync(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,314 @@
+"""Audio files into a token corpus: what is coded, skipped, resumed and refused."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from codec.audio import read_audio
+from codec.checkpoint import load_codec, save_codec
+from codec.corpus import Corpus
+from codec.tokenizing import tokenize_files
+from plugins.ground.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+BAD = {
+    "bad/empty.wav": (b"", "empty file"),
+    "bad/text.mp3": (b"not music at all " * 100, "not audio"),
+    "bad/short.wav": (None, "shorter than one code (3 samples)"),
+}
+
+
+def command(*words: object) -> subprocess.CompletedProcess[str]:
+    """Run `python -m codec.tokenize`."""
+    return subprocess.run(
+        [sys.executable, "-m", "codec.tokenize", *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def add_bad(folder: Path) -> None:
+    (folder / "bad").mkdir()
+    for name, (content, _) in BAD.items():
+        if content is None:
+            soundfile.write(folder / name, np.zeros(3), 2000)
+        else:
+            (folder / name).write_bytes(content)
+
+
+def test_a_row_for_each_file(music: Path, codec_folder: Path, tmp_path: Path) -> None:
+    corpus = tokenize_files(music, codec_folder, tmp_path / "out")
+    codec = load_codec(codec_folder)
+    assert corpus.spec == codec.spec
+    assert corpus.ids() == ["a.wav", "album/c.ogg", "album/d.mp3", "b.flac", "e.wav"]
+    assert corpus.skipped == ()
+    for track in corpus.tracks():
+        audio = read_audio(music / track["path"], 2000, 1)
+        assert audio.shape[1] == track["num_samples"] > 1990
+        codes = codec.encode(torch.from_numpy(audio)[None])
+        for stream, hop in (("0", 4), ("1", 8)):
+            assert len(track[f"codes_{stream}"]) == track["num_samples"] // hop
+            assert len(set(track[f"codes_{stream}"].tolist())) > 3
+            assert track[f"codes_{stream}"].tolist() == codes[stream][0].tolist()
+    rows = {track["id"]: track for track in corpus.tracks()}
+    assert (rows["a.wav"]["artist"], rows["a.wav"]["bpm"]) == ("Anna", 120.0)
+    assert (rows["album/c.ogg"]["live"], rows["b.flac"]["live"]) == (True, None)
+    assert len(rows["b.flac"]["audio_sha256"]) == 64
+
+
+def test_a_thousand_files_with_three_bad_ones(tmp_path: Path, codec_folder: Path) -> None:
+    folder = tmp_path / "music"
+    rng = np.random.default_rng(0)
+    for number in range(997):
+        (folder / f"{number % 10}").mkdir(parents=True, exist_ok=True)
+        path = folder / f"{number % 10}" / f"{number:04d}.wav"
+        soundfile.write(path, rng.uniform(-0.5, 0.5, 200), 2000)
+    add_bad(folder)
+    started = time.monotonic()
+    done = command(folder, "--codec", codec_folder, "--out", tmp_path / "out", "--workers", 2)
+    assert time.monotonic() - started < 30
+    assert done.returncode == 0, done.stderr
+    assert "997 tracks" in done.stdout
+    assert "3 files skipped" in done.stdout
+    corpus = Corpus(tmp_path / "out")
+    assert len(corpus) == 997
+    assert {s.path for s in corpus.skipped} == set(BAD)
+    for skipped in corpus.skipped:
+        assert skipped.reason.startswith(BAD[skipped.path][1])
+        assert f"{skipped.path}: {skipped.reason}" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "mpg123" not in done.stderr
+
+
+def test_neither_chunks_nor_workers_nor_place_change_a_byte(
+    music: Path, codec_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = load_codec(codec_folder)
+    rng = np.random.default_rng(1)
+    long = rng.uniform(-0.5, 0.5, codec.tiling.length * 2 + 777)
+    soundfile.write(music / "long.flac", long, 2000)
+    add_bad(music)
+    outs = [tmp_path / name for name in ("one", "two", "elsewhere", "chunks")]
+    tokenize_files([music], codec_folder, outs[0], shard_tracks=3)
+    tokenize_files([music], codec_folder, outs[1], shard_tracks=3, workers=2)
+    shutil.copytree(music, tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    tokenize_files(["moved"], codec_folder, outs[2], shard_tracks=3)
+    monkeypatch.setattr("codec.audio.BLOCK", 1000)
+    monkeypatch.setattr("codec.audio.read_blocks.__defaults__", (None, None, 321, 0.0, None))
+    tokenize_files([music], codec_folder, outs[3], shard_tracks=3)
+    expected = contents(outs[0])
+    assert len(expected) == 4
+    assert all(contents(out) == expected for out in outs[1:])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_threads_are_given_back(
+    music: Path, codec_folder: Path, tmp_path: Path, workers: int
+) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        tokenize_files([music], codec_folder, tmp_path / "out", workers=workers)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_is_there_is_not_read_again(
+    music: Path, codec_folder: Path, tmp_path: Path
+) -> None:
+    add_bad(music)
+    out = tmp_path / "out"
+    tokenize_files([music], codec_folder, out, shard_tracks=4)
+    first = contents(out)
+    for path in music.rglob("*.*"):
+        if path.suffix != ".jsonl":
+            path.write_bytes(b"gone")
+    tokenize_files([music], codec_folder, out, shard_tracks=4)
+    assert contents(out) == first
+    soundfile.write(music / "album" / "new.wav", np.zeros(500), 2000)
+    (music / "album" / "metadata.jsonl").write_text('{"file_name": "new.wav", "year": 1999}\n')
+    corpus = tokenize_files([music], codec_folder, out, shard_tracks=4)
+    assert corpus.ids()[-1] == "album/new.wav"
+    assert corpus.metadata(len(corpus) - 1)["year"] == 1999
+    assert corpus.metadata(0)["year"] is None
+    assert len(corpus) == 6
+    assert len(corpus.skipped) == 3
+
+
+def test_a_run_that_is_cut_off_ends_with_the_same_bytes(
+    music: Path, codec_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_bad(music)
+    tokenize_files([music], codec_folder, tmp_path / "whole", shard_tracks=2)
+    out, read = tmp_path / "cut", []
+
+    def give_up(path: Path) -> str:
+        read.append(path)
+        if len(read) == 4:
+            raise KeyboardInterrupt
+        return real(path)
+
+    import codec.tokenizing as module
+
+    real = module.sha256_of
+    monkeypatch.setattr(module, "sha256_of", give_up)
+    with pytest.raises(KeyboardInterrupt):
+        tokenize_files([music], codec_folder, out, shard_tracks=2)
+    assert 0 < len(Corpus(out)) < 5
+    tokenize_files([music], codec_folder, out, shard_tracks=2, workers=2)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_nothing_that_can_be_used(tmp_path: Path, codec_folder: Path) -> None:
+    add_bad(tmp_path)
+    done = command(tmp_path / "bad", "--codec", codec_folder, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "error: none of 3 files could be used; the first, empty.wav: empty file"
+    )
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_input_is_one_line(music: Path, codec_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    shutil.copytree(music, tmp_path / "broken")
+    (tmp_path / "broken" / "metadata.jsonl").write_text('{"file_name": "a.wav"}\n{"file\n')
+    shutil.copytree(music, tmp_path / "taken")
+    (tmp_path / "taken" / "metadata.jsonl").write_text('{"file_name": "a.wav", "id": 7}\n')
+    out = tmp_path / "out"
+    for words, reason in (
+        ([tmp_path / "nowhere", "--codec", codec_folder, "--out", out], "no such file or folder"),
+        ([tmp_path / "mine", "--codec", codec_folder, "--out", out], "no audio files in"),
+        ([music, "--codec", music, "--out", out], "no codec in"),
+        ([music, "--codec", codec_folder, "--out", tmp_path / "mine"], "something other than a"),
+        ([tmp_path / "broken", "--codec", codec_folder, "--out", out], "jsonl line 2: not JSON"),
+        ([tmp_path / "taken", "--codec", codec_folder, "--out", out], "metadata column 'id'"),
+        ([music, "--codec", codec_folder, "--out", out, "--workers", 0], "--workers"),
+    ):
+        done = command(*words)
+        assert done.returncode == 2
+        assert reason in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert not out.exists()
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_another_codecs_corpus_is_not_added_to(
+    music: Path, codec_folder: Path, tmp_path: Path
+) -> None:
+    tokenize_files([music / "a.wav"], codec_folder, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    other = load_codec(codec_folder)
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    save_codec(other, tmp_path / "other")
+    with pytest.raises(InputError, match="holds codes of codec vqvae"):
+        tokenize_files([music], tmp_path / "other", tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_full_disk(
+    music: Path,
+    codec_folder: Path,
+    tmp_path: Path,
+    file_size_limit: Callable[[int], AbstractContextManager[None]],
+) -> None:
+    out = tmp_path / "out"
+    tokenize_files([music / "a.wav"], codec_folder, out)
+    before = contents(out)
+    with file_size_limit(3000), pytest.raises(InputError, match="can't write a shard"):
+        tokenize_files([music], codec_folder, out)
+    assert contents(out) == before
+    assert len(tokenize_files([music], codec_folder, out)) == 5
+
+
+DYING = """
+import os, sys
+import codec.sources, codec.tokenizing
+if __name__ != "__main__":  # in the workers, which import this file first
+    real = codec.tokenizing.read_blocks
+    def read_blocks(path, *rest):
+        if path.name == "b.flac":
+            os.kill(os.getpid(), 9)
+        return real(path, *rest)
+    codec.tokenizing.read_blocks = read_blocks
+else:
+    try:
+        codec.tokenizing.tokenize_files(sys.argv[1], *sys.argv[2:], workers=2, shard_tracks=1)
+    except ValueError as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_a_worker_that_dies_is_reported(music: Path, codec_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "dying.py").write_text(DYING)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "dying.py", music, codec_folder, tmp_path / "out"],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT)},
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.startswith("InputError a worker process died"), done.stderr
+    assert str(music / "b.flac") in done.stdout
+    assert done.stdout.count(str(music)) <= 2
+    Corpus(tmp_path / "out").verify()
+
+
+def test_workers_end_with_a_parent_that_is_killed(
+    music: Path, codec_folder: Path, tmp_path: Path
+) -> None:
+    soundfile.write(music / "endless.wav", np.zeros(20_000_000, np.int16), 2000)
+    words = ["-m", "codec.tokenize", music, "--codec", codec_folder, "--out", tmp_path / "out"]
+    with subprocess.Popen(
+        [sys.executable, *words, "--workers", "2"], cwd=ROOT, stderr=subprocess.PIPE
+    ) as parent:
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+        found: list[str] = []
+        while len(found) < 3 and parent.poll() is None:  # two workers and a resource tracker
+            found = children.read_text().split()
+            time.sleep(0.05)
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while any(is_running(pid) for pid in found) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in found if is_running(pid)]
+
+
+def is_running(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_the_manifest_is_plain_json(music: Path, codec_folder: Path, tmp_path: Path) -> None:
+    add_bad(music)
+    tokenize_files([music], codec_folder, tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "corpus.json").read_text())
+    assert content["format"] == 1
+    assert content["settings"] == {"made_by": "codec.tokenize"}
+    assert content["columns"] == {"bpm": "double", "live": "bool"}
+    assert [set(shard) for shard in content["shards"]] == [{"file", "rows", "sha256"}]
+    assert [s["path"] for s in content["skipped"]] == sorted(BAD)
