@@ -18,6 +18,7 @@ GENRES = ["electronic", "gothic metal"]
 
 # Small numbers for two CPU cores and a few minutes; a real training takes days.
 CODEC_STEPS, TOP_STEPS, UPSAMPLER_STEPS = 900, 500, 350
+SMALLER = ["--set", "width=192", "--set", "depth=6"]
 TOP_CONTEXT = 1152  # 6.7 s at 172 codes per second: six seconds in one window
 
 
@@ -36,15 +37,15 @@ def train(model: Path, tokens: Path) -> None:
     often = ["--save-every", "100", "--evaluate-every", "100", "--warmup-steps", "50"]
     held_out = [f"--held-out={name}" for name in HELD_OUT]
     run("codec.train", MUSIC, "--out", model / "codec", "--preset", "tiny",
-        "--steps", CODEC_STEPS, "--learning-rate", 1e-3, *often, *held_out)  # fmt: skip
+        "--clip-seconds", 0.37, "--steps", CODEC_STEPS, "--learning-rate", 2e-3, *often, *held_out)  # fmt: skip
     run("codec.tokenize", MUSIC, "--codec", model / "codec", "--out", tokens)
     run("codec.evaluate", *[MUSIC / name for name in HELD_OUT], "--codec", model / "codec",
         "--out", model / "codec-evaluation.json")  # fmt: skip
     run("prior.train", tokens, "--out", model / "prior_1", "--stream", "1", "--preset", "tiny",
-        "--set", f"context={TOP_CONTEXT}", "--steps", TOP_STEPS, "--batch-size", 4,
+        *SMALLER, "--set", f"context={TOP_CONTEXT}", "--steps", TOP_STEPS, "--batch-size", 4,
         "--learning-rate", 1e-3, *often, *held_out)  # fmt: skip
     run("prior.train", tokens, "--out", model / "prior_0", "--stream", "0", "--preset", "tiny",
-        "--steps", UPSAMPLER_STEPS, "--batch-size", 4, "--learning-rate", 1e-3,
+        *SMALLER, "--steps", UPSAMPLER_STEPS, "--batch-size", 4, "--learning-rate", 1e-3,
         *often, *held_out)  # fmt: skip
 
 

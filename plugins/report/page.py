@@ -139,13 +139,13 @@ class _Page:
                 "pictures share one scale of frequency and loudness."
             )
         if silent:
-            parts.append(f"{silent} of {len(cards)} can't be heard yet.")
+            parts.append(f"{silent} of the {len(cards)} below can't be heard yet.")
         if self.runs:
             parts.append("Curves show how each model learned, and how it does on unseen music.")
         return " ".join(parts)
 
     def _group(self, group: Group) -> Markup:
-        left = f"{group.left_out} more are not shown." if group.left_out else None
+        left = f"Not shown: {group.left_out} more." if group.left_out else None
         return join(
             tag("p", group.intro),
             tag("p", left) if left else None,

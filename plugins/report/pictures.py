@@ -38,9 +38,9 @@ class Scale:
 
     top: float
     """Highest frequency, in hertz."""
-    floor: float = -80.0
+    floor: float = -75.0
     """Level that is black, in decibels above a sine of full scale."""
-    ceiling: float = -10.0
+    ceiling: float = -5.0
     """Level that is brightest."""
 
 

@@ -73,6 +73,7 @@ caption {
 }
 th, td { text-align: right; padding: .35rem 1.1rem .35rem 0; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; }
+td { white-space: nowrap; }
 th:first-child { text-align: left; overflow-wrap: normal; }
 thead th { color: var(--quiet); font-weight: 500; }
 .settings td { text-align: left; white-space: normal; }
