@@ -35,8 +35,7 @@ class Windows:
         config.spec.require(corpus.spec, "the prior", str(corpus.folder))
         self.corpus, self.prior, self.tracks, self.training = corpus, prior, list(tracks), training
         self.name, self.context = config.stream, config.context
-        lengths = corpus.lengths(config.stream)
-        lengths = [int(lengths[track]) for track in self.tracks]
+        lengths = corpus.lengths(config.stream)[self.tracks].tolist()
         if not any(lengths):
             raise InputError(f"{corpus.folder} has no codes of stream {config.stream!r}")
         align = window_alignment(prior)

@@ -49,7 +49,7 @@ class Task(ABC):
         """Publish a model folder for use."""
 
 
-class _Items(Dataset):  # type: ignore[type-arg]
+class _Items(Dataset[Mapping[str, Tensor]]):
     def __init__(self, task: Task) -> None:
         self.task = task
 

@@ -122,9 +122,7 @@ def test_neither_chunks_nor_workers_nor_place_change_a_byte(
     assert all(contents(out) == expected for out in outs[1:])
 
 
-def test_what_is_there_is_not_read_again(
-    music: Path, codec_folder: Path, tmp_path: Path
-) -> None:
+def test_what_is_there_is_not_read_again(music: Path, codec_folder: Path, tmp_path: Path) -> None:
     add_bad(music)
     out = tmp_path / "out"
     tokenize_files([music], codec_folder, out, shard_tracks=4)
@@ -243,7 +241,7 @@ def test_a_full_disk(
 
 
 def test_a_worker_that_dies_is_reported(music: Path, codec_folder: Path, tmp_path: Path) -> None:
-    endless = music / "endless.wav"
+    endless = music / "endless.flac"
     soundfile.write(endless, np.zeros(100_000_000, np.int16), 2000)
 
     def kill_one() -> None:
@@ -263,7 +261,7 @@ def test_a_worker_that_dies_is_reported(music: Path, codec_folder: Path, tmp_pat
 def test_workers_end_with_a_parent_that_is_killed(
     music: Path, codec_folder: Path, tmp_path: Path
 ) -> None:
-    soundfile.write(music / "endless.wav", np.zeros(100_000_000, np.int16), 2000)
+    soundfile.write(music / "endless.flac", np.zeros(100_000_000, np.int16), 2000)
     words = ["-m", "codec.tokenize", music, "--codec", codec_folder, "--out", tmp_path / "out"]
     with subprocess.Popen(
         [sys.executable, *words, "--workers", "2"], cwd=ROOT, stderr=subprocess.PIPE

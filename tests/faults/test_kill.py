@@ -31,9 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def survives(
-    tmp_path: Path, words: list[object], patterns: tuple[str, ...], seed: int
-) -> None:
+def survives(tmp_path: Path, words: list[object], patterns: tuple[str, ...], seed: int) -> None:
     """A run with kills ends with the files of a run without."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     seconds = run([*words, "--out", whole])
