@@ -37,7 +37,8 @@ def train(model: Path, tokens: Path) -> None:
     often = ["--save-every", "100", "--evaluate-every", "100", "--warmup-steps", "50"]
     held_out = [f"--held-out={name}" for name in HELD_OUT]
     run("codec.train", MUSIC, "--out", model / "codec", "--preset", "tiny",
-        "--clip-seconds", 0.37, "--steps", CODEC_STEPS, "--learning-rate", 2e-3, *often, *held_out)  # fmt: skip
+        "--clip-seconds", 0.37, "--steps", CODEC_STEPS, "--learning-rate", 2e-3,
+        *often, *held_out)  # fmt: skip
     run("codec.tokenize", MUSIC, "--codec", model / "codec", "--out", tokens)
     run("codec.evaluate", *[MUSIC / name for name in HELD_OUT], "--codec", model / "codec",
         "--out", model / "codec-evaluation.json")  # fmt: skip

@@ -61,12 +61,9 @@ def _prompts(spec: TokenSpec, options: SamplingOptions) -> list[Mapping[str, Any
     for name in options.prompt_ids:
         if name not in ids:
             raise InputError(f"--prompt-ids {name}: {options.prompts} has no track of that id")
-    tracks: list[Mapping[str, Any]] = [
-        corpus[ids.index(name)] for name in options.prompt_ids or ids
-    ]
-    if not tracks:
+    if not ids:
         raise InputError(f"{options.prompts} holds no track to go on from")
-    return tracks
+    return [corpus[ids.index(name)] for name in options.prompt_ids or ids]
 
 
 def _continued(

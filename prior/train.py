@@ -40,6 +40,9 @@ class TrainPrior(TrainingOptions, Command):
         default_factory=list, description="ids (patterns) of tracks that are only evaluated on"
     )
     attention: str = Field("auto", description="attention kernel, by registry name")
+    recompute: bool = Field(
+        False, description="gradient checkpointing: compute layers twice to hold less memory"
+    )
 
     def cli_cmd(self) -> None:
         """Train."""
@@ -56,6 +59,7 @@ class TrainPrior(TrainingOptions, Command):
             init=self.init,
             held_out=self.held_out,
             attention=self.attention,
+            recompute=self.recompute,
             options=self,
         )
 

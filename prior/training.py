@@ -42,6 +42,7 @@ def train_prior(
     init: Path | str | None = None,
     held_out: Sequence[str] = (),
     attention: str = "auto",
+    recompute: bool = False,
     options: TrainingOptions | None = None,
 ) -> None:
     """Train a prior on a corpus; goes on where an earlier call with the same arguments stopped.
@@ -59,6 +60,8 @@ def train_prior(
             vocabularies grow by the labels of the corpus.
         held_out: patterns of track ids that are only evaluated on.
         attention: kernel, by registry name.
+        recompute: hold only each layer's input and compute the rest again (gradient
+            checkpointing).
         options: how to train.
 
     Raises:
@@ -82,6 +85,7 @@ def train_prior(
         prior = grow(init, data, labels)
         config = prior.config
     prior.use_attention(attention)
+    prior.use_recomputation(recompute)
     if options.dry_run:
         show_cost(training_cost(prior, options))
         return
