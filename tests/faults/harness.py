@@ -13,26 +13,24 @@ KILLS = 5
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def run(words: Sequence[object]) -> float:
-    """Run `python -m ...` to its end; seconds that it took."""
-    started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", *map(str, words)],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return time.monotonic() - started
+def run(words: Sequence[object], out: Path) -> float:
+    """Run `python -m WORDS --out OUT` to its end; seconds from its first written file on."""
+    with _started(words, out, subprocess.PIPE) as process:
+        _wait_for_a_file(process, out)
+        began = time.monotonic()
+        _, said = process.communicate()
+        assert process.returncode == 0, said.decode()
+    return time.monotonic() - began
 
 
-def run_with_kills(words: Sequence[object], seconds: float, seed: int) -> int:
+def run_with_kills(words: Sequence[object], out: Path, work: float, seed: int) -> int:
     """Run it to its end through `KILLS` SIGKILLs of the process and its children.
 
     Args:
         words: of the command.
-        seconds: how long an undisturbed run takes; each kill falls at a random moment of that.
+        out: its output folder.
+        work: seconds that an undisturbed run works. Each kill falls at a random moment of the
+            third that follows the first written file, so that five runs get through most of it.
         seed: of the moments.
 
     Returns:
@@ -40,22 +38,43 @@ def run_with_kills(words: Sequence[object], seconds: float, seed: int) -> int:
     """
     rng, cut = random.Random(seed), 0
     for _ in range(KILLS):
-        with subprocess.Popen(
-            [sys.executable, "-m", *map(str, words)],
-            env=ENVIRONMENT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        ) as process:
+        with _started(words, out, subprocess.DEVNULL) as process:
+            _wait_for_a_file(process, out)
             try:
-                # The first part of a run is imports, where nothing can be lost.
-                status = process.wait(rng.uniform(0.4, 1.0) * seconds)
-                assert status == 0
+                assert process.wait(rng.uniform(0, 0.3) * work) == 0
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 cut += 1
-    run(words)
+    run(words, out)
     return cut
+
+
+def _started(words: Sequence[object], out: Path, stderr: int) -> "subprocess.Popen[bytes]":
+    """The command in a session of its own, so that its children can be killed with it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *map(str, words), "--out", str(out)],
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+        start_new_session=True,
+    )
+
+
+def _wait_for_a_file(process: "subprocess.Popen[bytes]", out: Path) -> None:
+    """Until something below `out` has changed; importing libraries is not worth interrupting."""
+    before = _snapshot(out)
+    while process.poll() is None and _snapshot(out) == before:
+        time.sleep(0.01)
+
+
+def _snapshot(folder: Path) -> dict[str, int]:
+    found = {}
+    for path in folder.rglob("*"):
+        try:
+            found[str(path)] = path.stat().st_mtime_ns
+        except FileNotFoundError:  # renamed in the meantime
+            found[str(path)] = 0
+    return found
 
 
 def contents(folder: Path, *patterns: str) -> dict[str, bytes]:
