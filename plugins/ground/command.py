@@ -4,6 +4,7 @@ One definition gives options, `--help`, environment variables, a config file and
 does not know what any command does.
 """
 
+import errno
 import inspect
 import json
 import os
@@ -25,6 +26,8 @@ from pydantic_settings.sources import InitSettingsSource
 from plugins.ground.errors import InputError
 
 BAD_INPUT = 2
+DISK_PROBLEMS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+"""What is the machine's trouble and not a mistake in a program."""
 
 
 class Command(BaseSettings):
@@ -82,6 +85,10 @@ class Command(BaseSettings):
             fail(_first_problem(error))
         except SettingsError as error:
             fail(str(error).removeprefix("error parsing CLI: "))
+        except OSError as error:
+            if error.errno not in DISK_PROBLEMS:
+                raise
+            fail(f"{error.filename or 'a file'}: {error.strerror}")
         except KeyboardInterrupt:
             sys.exit(130)
         sys.exit(0)

@@ -4,6 +4,7 @@ It does not know what is in the files.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -32,11 +33,25 @@ def published(path: Path | str) -> Iterator[Path]:
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"can't write {path}: {error.strerror or error}") from error
+    except Exception as error:
+        reason = _disk_problem(error)
+        if reason is None:
+            raise
+        raise InputError(f"can't write {path}: {reason}") from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _disk_problem(error: BaseException | None) -> str | None:
+    """What the operating system said, also where a library wraps it; None for other errors."""
+    if error is None:
+        return None
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    full = (os.strerror(code) for code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT))
+    said = next((text for text in full if text in str(error)), None)
+    return said or _disk_problem(error.__context__)
 
 
 def write_json(path: Path | str, content: Any) -> None:

@@ -201,8 +201,9 @@ class _Run:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        with published(self.out / STATE) as partial:
-            torch.save(state, partial)
+        # Into an open file, since torch's own writer does not say why it can't write.
+        with published(self.out / STATE) as partial, open(partial, "wb") as file:
+            torch.save(state, file)
 
     def resume(self) -> None:
         path = self.out / STATE

@@ -1,0 +1,134 @@
+"""Bad input to the commands, as processes: one line, status 2, and nothing there is lost."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from codec.checkpoint import load_codec, save_codec
+from codec.corpus import Corpus
+from codec.tokenizing import tokenize_files
+from plugins.ground.options import TrainingOptions
+from prior.training import train_prior
+
+LARGEST = 8_000
+"""Bytes of the largest file on the "full disk"."""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, codec_folder: Path) -> Path:
+    """Two songs, their tokens, a prior, and a second codec."""
+    folder = tmp_path_factory.mktemp("home")
+    rng = np.random.default_rng(0)
+    for name in ("one", "two"):
+        soundfile.write(folder / f"{name}.wav", 0.1 * rng.standard_normal(8000), 2000)
+    tokenize_files([str(folder / "*.wav")], codec_folder, folder / "tokens")
+    options = TrainingOptions(steps=2, batch_size=2, device="cpu")
+    shape = {"context": 32, "width": 16, "depth": 3, "heads": 1, "blocks": 4}
+    train_prior(folder / "tokens", folder / "prior", preset="tiny", set=shape, options=options)
+    (folder / "codec").symlink_to(codec_folder)
+    other = load_codec(codec_folder)
+    with torch.no_grad():
+        other.quantizers[0].codebook.add_(1.0)  # type: ignore[union-attr,operator,index]
+    save_codec(other, folder / "other")
+    (folder / "thesis").mkdir()
+    (folder / "thesis" / "chapter.txt").write_text("years of work")
+    (folder / "empty.wav").touch()
+    (folder / "notes.wav").write_text("not audio at all, " * 20)
+    (folder / "cut.flac").write_bytes(b"fLaC" + bytes(30))
+    return folder
+
+
+def command(home: Path, line: str, full: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run a command line in the home folder, on a full disk if so wished."""
+
+    def fill() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST, LARGEST))
+
+    return subprocess.run(
+        [sys.executable, "-m", *line.split()],
+        cwd=home,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=fill if full else None,
+    )
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("codec.tokenize nothing.wav --codec codec --out new", "nothing.wav"),
+        ("codec.tokenize empty.wav --codec codec --out new", "empty"),
+        ("codec.tokenize notes.wav cut.flac --codec codec --out new", "none of 2 files"),
+        ("codec.tokenize one.wav --codec thesis --out new", "no codec in thesis"),
+        ("codec.tokenize one.wav --codec codec --out thesis", "holds something other"),
+        ("codec.tokenize one.wav --codec other --out tokens", "holds codes of codec"),
+        ("codec.train empty.wav --out new --steps 1 --preset tiny", "empty"),
+        ("codec.train one.wav --out new --preset huge", "no preset 'huge'"),
+        ("codec.train one.wav --out thesis --preset tiny --steps 1", "holds something other"),
+        ("codec.train one.wav --out new --preset tiny --batch-size 0", "--batch-size"),
+        ("codec.evaluate notes.wav --codec codec", "notes.wav"),
+        ("codec.decode tokens --codec other --out new", "holds codes of codec"),
+        ("codec.decode thesis --codec codec --out new", "no token corpus in thesis"),
+        ("prior.train thesis --out new", "no token corpus in thesis"),
+        ("prior.train tokens --out thesis --preset tiny", "holds something other"),
+        ("prior.sample thesis --out new", "no prior in thesis"),
+        ("prior.sample prior --out new --prompts tokens --prompt-seconds 99", "longer than track"),
+        ("prior.sample prior --out new --artist Nobody", "unknown artist"),
+        ("prior.sample prior --out tokens --seconds 1", "made with"),
+        ("plugins.continuation.command one.wav --model thesis", "is no model"),
+    ],
+)
+def test_one_line_and_status_2(home: Path, line: str, message: str) -> None:
+    before = contents(home)
+    run = command(home, line)
+    errors = [said for said in run.stderr.splitlines() if said.startswith("error: ")]
+    assert run.returncode == 2, run.stderr
+    assert len(errors) == 1, run.stderr
+    assert message in errors[0]
+    assert "Traceback" not in run.stderr
+    after = contents(home)
+    assert {path: after.get(path) for path in before} == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "codec.train one.wav two.wav --out new --preset tiny --steps 2 --batch-size 2",
+        "prior.train tokens --out new --preset tiny --steps 2 --batch-size 2",
+        "codec.decode tokens --codec codec --out new",
+    ],
+)
+def test_a_full_disk(home: Path, tmp_path: Path, line: str) -> None:
+    before = contents(home)
+    run = command(home, line.replace("new", str(tmp_path / "new")), full=True)
+    assert run.returncode == 2, run.stderr
+    (said,) = [said for said in run.stderr.splitlines() if said.startswith("error: ")]
+    assert "can't write" in said
+    assert "Traceback" not in run.stderr
+    assert contents(home) == before
+    assert not list((tmp_path / "new").glob("*.safetensors"))
+    assert not list((tmp_path / "new").glob("*.wav"))
+
+
+def test_bad_files_in_a_folder_are_skipped_with_their_reasons(home: Path, tmp_path: Path) -> None:
+    run = command(home, f"codec.tokenize . --codec codec --out {tmp_path / 'new'}")
+    assert run.returncode == 0, run.stderr
+    corpus = Corpus(tmp_path / "new")
+    assert corpus.ids() == ["one.wav", "two.wav"]
+    assert {s.path for s in corpus.skipped} == {"empty.wav", "notes.wav", "cut.flac"}
+    assert all(s.reason and s.reason in run.stdout for s in corpus.skipped)
