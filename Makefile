@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
 
 .PHONY: setup demo test lint format build clean
 
@@ -18,7 +19,8 @@ demo: setup
 	$(BIN)/python examples/demo.py out/demo
 
 test: setup
-	$(BIN)/python -m pytest
+	# One thread each: threads that wait for one another on busy cores cost more than they bring.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 lint: setup
 	$(BIN)/ruff check .

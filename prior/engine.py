@@ -6,6 +6,7 @@ B batch, P codes of a prompt, V codes of the stream, W width.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,27 +17,44 @@ from prior.attention.kernels import Chosen
 from prior.prior import NOTHING, Prior
 
 
-def filter_logits(
-    logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 0.0
-) -> Tensor:
-    """Scale logits [B, V] and drop unlikely codes, in float64; -inf where dropped.
+@dataclass(frozen=True)
+class Drawing:
+    """How codes are chosen by their logits.
 
-    Args:
-        logits: of one position.
-        temperature: logits are divided by it, before anything is dropped.
-        top_k: keep the k likeliest codes and those that tie with the last; 0 keeps all.
-        top_p: keep a code if those likelier than it hold less than this probability (Holtzman et
-            al. 2019, arXiv 1904.09751); 0 keeps all. Applied to what `top_k` left.
+    Raises:
+        InputError: a setting can't be.
     """
-    scaled = logits.double() / temperature
-    if 0 < top_k < scaled.shape[-1]:
-        least = scaled.topk(top_k, -1).values[:, -1:]
+
+    temperature: float = 1.0
+    """Logits are divided by it, before anything is dropped."""
+    top_k: int = 0
+    """Keep the k likeliest codes and those that tie with the last; 0 keeps all."""
+    top_p: float = 0.0
+    """Keep a code if those likelier than it hold less than this probability (Holtzman et al. 2019,
+    arXiv 1904.09751), of what `top_k` left; 0 keeps all."""
+
+    def __post_init__(self) -> None:
+        if not (self.temperature > 0 and self.top_k >= 0 and 0 <= self.top_p <= 1):
+            raise InputError(
+                f"temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p}: needed "
+                "are a temperature above 0, top_k of 0 or more and top_p from 0 to 1"
+            )
+
+
+PLAIN = Drawing()
+
+
+def filter_logits(logits: Tensor, drawing: Drawing = PLAIN) -> Tensor:
+    """Scale logits [B, V] of one position and drop unlikely codes, in float64; -inf if dropped."""
+    scaled = logits.double() / drawing.temperature
+    if 0 < drawing.top_k < scaled.shape[-1]:
+        least = scaled.topk(drawing.top_k, -1).values[:, -1:]
         scaled = scaled.masked_fill(scaled < least, -torch.inf)
-    if 0 < top_p < 1:
+    if 0 < drawing.top_p < 1:
         ordered, _ = scaled.sort(-1, descending=True)
         chances = ordered.softmax(-1)
-        kept = (chances.cumsum(-1) - chances < top_p).sum(-1, keepdim=True)
-        least = ordered.gather(-1, kept - 1)
+        kept = (chances.cumsum(-1) - chances < drawing.top_p).sum(-1, keepdim=True)
+        least = ordered.gather(-1, (kept - 1).clamp(min=0))
         scaled = scaled.masked_fill(scaled < least, -torch.inf)
     return scaled
 
@@ -120,88 +138,45 @@ class Engine:
         return self.prior.head(hidden[:, -1], None if told is None else told[:, self.position])
 
     def stream(
-        self,
-        prompt: Tensor,
-        stop: int,
-        uniforms: Tensor | None = None,
-        *,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 0.0,
-        greedy: bool = False,
+        self, prompt: Tensor, stop: int, uniforms: Tensor | None = None, drawing: Drawing = PLAIN
     ) -> Iterator[Tensor]:
         """As `generate`, giving the new codes [B] of one position after the other."""
-        self._check(prompt, stop, uniforms, temperature, top_k, top_p, greedy)
+        self._check(prompt, stop, uniforms)
         codes = prompt
         for turn in range(stop - prompt.shape[1]):
             logits = self.step(codes) if turn else self.prefill(prompt)
             with torch.inference_mode():
-                if uniforms is None or greedy:
+                if uniforms is None:
                     codes = logits.argmax(-1)
                 else:
-                    codes = draw(
-                        filter_logits(logits, temperature, top_k, top_p), uniforms[:, turn]
-                    )
+                    codes = draw(filter_logits(logits, drawing), uniforms[:, turn])
             yield codes
 
     def generate(
-        self,
-        prompt: Tensor,
-        stop: int,
-        uniforms: Tensor | None = None,
-        *,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 0.0,
-        greedy: bool = False,
+        self, prompt: Tensor, stop: int, uniforms: Tensor | None = None, drawing: Drawing = PLAIN
     ) -> Tensor:
         """Go on from a prompt until there are `stop` codes.
 
         Args:
             prompt: [B, P] int64, P from 0 to `stop`.
             stop: codes wanted, up to the context.
-            uniforms: [B, stop - P] float64 in [0, 1), one for each new code; not for `greedy`.
-            temperature, top_k, top_p: see `filter_logits`.
-            greedy: take the likeliest code (the first of equals) and draw nothing.
+            uniforms: [B, stop - P] float64 in [0, 1), one for each new code; None takes the
+                likeliest codes (the first of equals).
+            drawing: how uniforms become codes.
 
         Returns:
             The prompt and the new codes, [B, stop].
 
         Raises:
-            InputError: shapes or settings can't be.
+            InputError: shapes that don't fit.
         """
-        new = list(
-            self.stream(
-                prompt,
-                stop,
-                uniforms,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                greedy=greedy,
-            )
-        )
+        new = list(self.stream(prompt, stop, uniforms, drawing))
         return torch.cat([prompt, torch.stack(new, 1)], 1) if new else prompt
 
-    def _check(
-        self,
-        prompt: Tensor,
-        stop: int,
-        uniforms: Tensor | None,
-        temperature: float,
-        top_k: int,
-        top_p: float,
-        greedy: bool,
-    ) -> None:
+    def _check(self, prompt: Tensor, stop: int, uniforms: Tensor | None) -> None:
         length, context = prompt.shape[1], self.prior.config.context
         if not length <= stop <= context:
             raise InputError(f"can't go from {length} to {stop} codes in a context of {context}")
-        if not (temperature > 0 and top_k >= 0 and 0 <= top_p <= 1):
-            raise InputError(
-                f"temperature {temperature}, top_k {top_k}, top_p {top_p}: needed are a "
-                "temperature above 0, top_k of 0 or more and top_p from 0 to 1"
-            )
         wanted = (self.batch, stop - length)
-        given = None if uniforms is None else tuple(uniforms.shape)
-        if not greedy and given != wanted:
-            raise InputError(f"uniforms of shape {given} instead of {wanted}")
+        if uniforms is not None and tuple(uniforms.shape) != wanted:
+            raise InputError(f"uniforms of shape {tuple(uniforms.shape)} instead of {wanted}")

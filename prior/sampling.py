@@ -27,7 +27,7 @@ from prior.attention.kernels import AttentionRequest, choose
 from prior.checkpoint import load_prior, read_config
 from prior.config import PriorConfig
 from prior.data import stack, window_alignment
-from prior.engine import Engine
+from prior.engine import Drawing, Engine
 from prior.items import Item, make_items
 from prior.options import FREE, SamplingOptions
 from prior.plan import Step, steps, uniforms
@@ -156,9 +156,7 @@ class Sampler:
                 torch.from_numpy(prompt.astype(np.int64)).to(self.device),
                 step.stop - step.start,
                 torch.from_numpy(np.stack(chances)).to(self.device),
-                temperature=options.temperature,
-                top_k=options.top_k,
-                top_p=options.top_p,
+                Drawing(options.temperature, options.top_k, options.top_p),
             )
         return codes[:, step.known - step.start :].cpu().numpy().astype(np.uint16)
 

@@ -8,7 +8,7 @@ from codec.tokens import TokenSpec, TokenStream
 from conditioning.base import Condition
 from plugins.ground.errors import InputError
 from prior.config import preset
-from prior.engine import Engine, draw, filter_logits
+from prior.engine import Drawing, Engine, draw, filter_logits
 from prior.prior import Prior
 
 VOCAB, CONTEXT = 7, 20
@@ -80,7 +80,7 @@ def test_steps_treat_conditions_as_a_whole_pass_does(told, condition_output, sep
 
 def test_greedy_takes_the_likeliest_of_a_whole_pass():
     prior, prompt = prior_of(*CYCLE), codes_of(2, 6)
-    made = Engine(prior, batch=2).generate(prompt, CONTEXT, greedy=True)
+    made = Engine(prior, batch=2).generate(prompt, CONTEXT)
     assert torch.equal(made[:, :6], prompt)
     assert torch.equal(made[:, 6:], prior(made).logits[:, 5:].argmax(-1)[:, 1:])
 
@@ -88,9 +88,9 @@ def test_greedy_takes_the_likeliest_of_a_whole_pass():
 def test_draws_follow_the_uniforms_of_their_position():
     prior, prompt, uniforms = prior_of(*CYCLE), codes_of(2, 6), uniforms_of(2)
     made = Engine(prior, batch=2).generate(
-        prompt, 18, uniforms[:, 6:18], temperature=0.7, top_k=4, top_p=0.9
+        prompt, 18, uniforms[:, 6:18], Drawing(temperature=0.7, top_k=4, top_p=0.9)
     )
-    logits = filter_logits(prior(made).logits.flatten(0, 1), 0.7, 4, 0.9)
+    logits = filter_logits(prior(made).logits.flatten(0, 1), Drawing(0.7, 4, 0.9))
     expected = draw(logits, uniforms[:, :18].flatten()).view(2, 18)
     assert torch.equal(made[:, 6:], expected[:, 6:])
 
@@ -177,7 +177,7 @@ def test_uniforms_at_the_ends_give_the_first_and_last_code_left():
 
 
 def kept(*args, **settings):
-    return filter_logits(torch.tensor([list(args)]), **settings)[0].isfinite().tolist()
+    return filter_logits(torch.tensor([list(args)]), Drawing(**settings))[0].isfinite().tolist()
 
 
 def test_top_k_keeps_ties():
@@ -201,7 +201,7 @@ def test_top_p_keeps_the_nucleus():
 
 def test_temperature_divides():
     logits = torch.randn(3, 5)
-    torch.testing.assert_close(filter_logits(logits, 0.5), logits.double() * 2)
+    torch.testing.assert_close(filter_logits(logits, Drawing(0.5)), logits.double() * 2)
 
 
 def test_bad_calls_are_refused():
@@ -213,11 +213,9 @@ def test_bad_calls_are_refused():
         engine.generate(codes_of(2, 5), 4, uniforms)
     with pytest.raises(InputError, match=r"uniforms of shape \(2, 20\) instead of \(2, 4\)"):
         engine.generate(nothing, 4, uniforms)
-    with pytest.raises(InputError, match="uniforms of shape None"):
-        engine.generate(nothing, 4)
     for settings in ({"temperature": 0.0}, {"top_k": -1}, {"top_p": 1.5}):
         with pytest.raises(InputError, match="needed are a temperature above 0"):
-            engine.generate(nothing, CONTEXT, uniforms, **settings)
+            Drawing(**settings)
     with pytest.raises(InputError, match=r"prompt of shape \[3, 0\] for a batch of 2"):
         engine.prefill(codes_of(3, 0))
     with pytest.raises(InputError, match=r"prompt of shape \[2, 20\]"):

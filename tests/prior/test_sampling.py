@@ -12,7 +12,7 @@ from codec.corpus import Corpus
 from conditioning.base import Window
 from plugins.ground.errors import InputError
 from prior.checkpoint import load_prior
-from prior.engine import draw, filter_logits
+from prior.engine import Drawing, draw, filter_logits
 from prior.options import SamplingOptions
 from prior.plan import steps, uniforms
 from prior.sampling import Sampler, sample_tokens, sampling_cost
@@ -51,7 +51,7 @@ def plainly(trained: Path, row: dict[str, object], item: int, name: str, hop: in
             with torch.inference_mode():
                 logits = prior(window, condition).logits[:, position - step.start]
             chance = uniforms(5, item, int(name), position, position + 1)
-            made.append(int(draw(filter_logits(logits, 0.98), torch.from_numpy(chance))))
+            made.append(int(draw(filter_logits(logits, Drawing(0.98)), torch.from_numpy(chance))))
     return made
 
 
