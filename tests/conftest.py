@@ -18,6 +18,12 @@ from codec.vqvae import VQVAE
 RATE = 2000
 
 
+@pytest.fixture(autouse=True)
+def _same_numbers_in_any_order() -> None:
+    """Random weights of a test don't depend on which tests ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def codec_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A codec of 2 kHz with streams of hop 4 and 8; random, but its codes vary with the audio."""

@@ -18,6 +18,11 @@ COMMANDS = [
     for line in block.splitlines()
 ]
 # Options may come from the environment, so the commands stay as they stand and still end soon.
+SONGS = {
+    "apex": "maxstack-apex-aleph",
+    "fear": "obsidian-shell-fear",
+    "birth": "obsidian-shell-second-birth",
+}
 BRIEF = {"JUKEBOX_STEPS": "3", "JUKEBOX_SECONDS": "1", "JUKEBOX_BATCH_SIZE": "2"}
 
 
@@ -27,7 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     music = folder / "my-music"
     music.mkdir()
-    for name, source in {"fear": "obsidian-shell-fear", "apex": "maxstack-apex-aleph"}.items():
+    for name, source in SONGS.items():
         shutil.copy(ROOT / "examples" / "music" / f"{source}.ogg", music / f"{name}.ogg")
     return folder
 
