@@ -6,6 +6,7 @@ a writer that is killed at any moment leaves a corpus that is whole.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -74,6 +75,12 @@ class Corpus:
     def skipped(self) -> tuple[Skipped, ...]:
         """Inputs that could not be used, and why."""
         return self.manifest.skipped
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the tracks that it holds now: of the codec's and all shards' checksums."""
+        sums = [self.spec.fingerprint, *(shard.sha256 for shard in self.manifest.shards)]
+        return hashlib.sha256("".join(sums).encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
         """Tracks."""

@@ -20,7 +20,7 @@ from typing import Any
 import entrypoints
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from plugins.ground.errors import InputError
+from plugins.ground.errors import InputError, first_problem
 
 CODECS = "jukebox.codecs"
 ATTENTION = "jukebox.attention"
@@ -76,17 +76,14 @@ def offers(group: str) -> tuple[Plugin, ...]:
 def plugins(group: str) -> dict[str, Plugin]:
     """Every plugin of a group by name, sorted; imports nothing.
 
-    Raises:
-        InputError: two distributions offer one name.
+    A name that two distributions offer is left out with a warning, so that it harms no other.
     """
     found: dict[str, Plugin] = {}
     for plugin in offers(group):
-        other = found.setdefault(plugin.name, plugin)
-        if (other.target, other.distribution) != (plugin.target, plugin.distribution):
-            raise InputError(
-                f"two plugins are named {plugin.name!r} in {group}: one of {other.distribution}, "
-                f"one of {plugin.distribution}; uninstall one of them"
-            )
+        found.setdefault(plugin.name, plugin)
+    for name in [name for name in found if len(_rivals(group, name)) > 1]:
+        warnings.warn(_dispute(group, name), stacklevel=2)
+        del found[name]
     return dict(sorted(found.items()))
 
 
@@ -94,8 +91,11 @@ def get(group: str, name: str) -> Any:
     """The object of that name.
 
     Raises:
-        InputError: there is none (lists the names and the nearest), or it can't be loaded.
+        InputError: there is none (lists the names and the nearest), two distributions offer it,
+            or it can't be loaded.
     """
+    if len(_rivals(group, name)) > 1:
+        raise InputError(_dispute(group, name))
     known = plugins(group)
     if name in known:
         return known[name].load()
@@ -106,6 +106,18 @@ def get(group: str, name: str) -> Any:
     raise InputError(
         f"no {name!r} in {group}; there are: {', '.join(known)}{hint} "
         f"(another package may offer it: install that package)"
+    )
+
+
+def _rivals(group: str, name: str) -> list[str]:
+    """The distributions that offer a name."""
+    return [plugin.distribution for plugin in offers(group) if plugin.name == name]
+
+
+def _dispute(group: str, name: str) -> str:
+    return (
+        f"two plugins are named {name!r} in {group}: of {' and '.join(_rivals(group, name))}; "
+        "uninstall one of them"
     )
 
 
@@ -135,10 +147,8 @@ def restore(group: str, kept: PluginRecord) -> tuple[Any, Any]:
     try:
         return cls, cls.Config.model_validate(kept.config)
     except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(str(part) for part in problem["loc"])
         raise InputError(
-            f"{kept.name!r} of group {group} does not take this config: {field}: {problem['msg']}"
+            f"{kept.name!r} of group {group} does not take this config: {first_problem(error)}"
         ) from error
 
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from plugins.ground.errors import InputError
+from plugins.ground.errors import InputError, first_problem
 from plugins.ground.saved import fill, load_config, load_weights, save_model
 from prior.config import PriorConfig
 from prior.prior import Prior, build_conditioners
@@ -38,9 +38,7 @@ def read_config(folder: Path | str) -> PriorConfig:
             {name: value for name, value in kept.items() if name not in ("format", "kind")}
         )
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise InputError(f"config of the prior in {folder}: {where}: {problem['msg']}") from error
+        raise InputError(f"config of the prior in {folder}: {first_problem(error)}") from error
 
 
 def load_prior(

@@ -26,6 +26,9 @@ class Windows:
         tracks: which tracks of the corpus.
         seed: of order, starts and dropped labels.
         training: draw starts anywhere and drop labels; else cut windows one after the other.
+
+    Raises:
+        InputError: codes of another codec, or none at all.
     """
 
     def __init__(
@@ -37,7 +40,10 @@ class Windows:
         self.name, self.context = config.stream, config.context
         lengths = corpus.lengths(config.stream)[self.tracks].tolist()
         if not any(lengths):
-            raise InputError(f"{corpus.folder} has no codes of stream {config.stream!r}")
+            raise InputError(
+                f"the tracks of {corpus.folder} to {'train' if training else 'evaluate'} on have "
+                f"no codes of stream {config.stream!r}"
+            )
         align = window_alignment(prior)
         self.crops = Crops(lengths, self.context, seed=seed, align=align, shift=training)
 
@@ -68,23 +74,13 @@ def stack(items: Sequence[Mapping[str, Tensor]], device: torch.device) -> dict[s
     return {name: torch.stack([item[name] for item in items]).to(device) for name in items[0]}
 
 
-def unigram_bits(
-    corpus: Corpus, stream: str, train: Sequence[int], held_out: Sequence[int]
-) -> float:
-    """Bits per held-out code under the smoothed unigram model of the training tracks.
+def unigram_surprise(corpus: Corpus, stream: str, tracks: Sequence[int]) -> np.ndarray:
+    """Bits that each code costs under the smoothed unigram model of some tracks, [V] float64.
 
-    What a prior must beat to have learned more than which codes are common. Every code is counted
-    once more than it was seen (Laplace).
+    What a prior must beat on held-out codes to have learned more than which codes are common.
+    Every code is counted once more than it was seen (Laplace).
     """
-    size = corpus.spec.stream(stream).vocab_size
-    counts = _histogram(corpus, stream, train, size) + 1
-    surprise = -np.log2(counts / counts.sum())
-    seen = _histogram(corpus, stream, held_out, size)
-    return float((seen * surprise).sum() / max(1, seen.sum()))
-
-
-def _histogram(corpus: Corpus, stream: str, tracks: Sequence[int], size: int) -> np.ndarray:
-    total = np.zeros(size, np.int64)
+    counts = np.ones(corpus.spec.stream(stream).vocab_size, np.int64)
     for track in tracks:
-        total += np.bincount(corpus[track][f"codes_{stream}"], minlength=size)
-    return total
+        counts += np.bincount(corpus.codes(track, stream), minlength=len(counts))
+    return -np.log2(counts / counts.sum())

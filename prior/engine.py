@@ -45,8 +45,11 @@ PLAIN = Drawing()
 
 
 def filter_logits(logits: Tensor, drawing: Drawing = PLAIN) -> Tensor:
-    """Scale logits [B, V] of one position and drop unlikely codes, in float64; -inf if dropped."""
-    scaled = logits.double() / drawing.temperature
+    """Scale logits [B, V] of one position and drop unlikely codes, in float64; -inf if dropped.
+
+    On the CPU, since MPS has no float64.
+    """
+    scaled = logits.cpu().double() / drawing.temperature
     if 0 < drawing.top_k < scaled.shape[-1]:
         least = scaled.topk(drawing.top_k, -1).values[:, -1:]
         scaled = scaled.masked_fill(scaled < least, -torch.inf)
@@ -149,7 +152,8 @@ class Engine:
                 if uniforms is None:
                     codes = logits.argmax(-1)
                 else:
-                    codes = draw(filter_logits(logits, drawing), uniforms[:, turn])
+                    drawn = draw(filter_logits(logits, drawing), uniforms[:, turn].cpu())
+                    codes = drawn.to(logits.device)
             yield codes
 
     def generate(

@@ -1,6 +1,6 @@
 """What each sample starts from: its labels, its length, and the codes of its prompt.
 
-It knows corpora and numbers, not networks.
+It knows corpora and numbers, not networks. Shapes: N codes of a stream.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,11 @@ from codec.tokens import TokenSpec
 from plugins.ground.errors import InputError
 from prior.options import SamplingOptions
 from prior.plan import code_count
+
+OWN = {
+    "id", "path", "audio_sha256", "num_samples", "words", "prompt_id", "prompt_samples",
+}  # fmt: skip
+"""Columns that say what a sample is."""
 
 
 @dataclass
@@ -42,6 +47,7 @@ def make_items(spec: TokenSpec, options: SamplingOptions) -> list[Item]:
         InputError: nothing to make, no such prompt, a prompt longer than its track, or prompts
             of another codec.
     """
+    _check_label_names(options)
     if options.prompts is None:
         if options.seconds == 0 or options.prompt_ids or options.prompt_seconds:
             raise InputError("nothing to sample: give --seconds above 0, or --prompts CORPUS")
@@ -51,6 +57,15 @@ def make_items(spec: TokenSpec, options: SamplingOptions) -> list[Item]:
     prompts = _prompts(spec, options)
     count = options.count or len(prompts)
     return [_continued(i, prompts[i % len(prompts)], spec, options) for i in range(count)]
+
+
+def _check_label_names(options: SamplingOptions) -> None:
+    """`--label` is for metadata that has no option of its own, and never for the corpus's own."""
+    for name in options.label:
+        if name in ("artist", "genre"):
+            raise InputError(f"--label {name}: give --{name} instead")
+        if name in OWN or name.startswith("codes_"):
+            raise InputError(f"--label {name}: that column is the corpus's own")
 
 
 def _prompts(spec: TokenSpec, options: SamplingOptions) -> list[Mapping[str, Any]]:
@@ -105,7 +120,9 @@ def _item(
     options: SamplingOptions,
 ) -> Item:
     """Labels come from the options, else from the prompt's track."""
+    kept = {k: v for k, v in track.items() if k not in OWN and not k.startswith("codes_")}
     row: dict[str, Any] = {
+        **kept,
         "id": f"sample-{number:04d}",
         "path": "",
         "audio_sha256": "",

@@ -11,7 +11,9 @@ FREE = {"batch_size", "device", "attention"}
 class SamplingOptions(BaseModel):
     """What to sample, and how."""
 
-    seconds: float = Field(20.0, ge=0, description="new music, in seconds, behind any prompt")
+    seconds: float = Field(
+        20.0, ge=0, le=1e6, description="new music, in seconds, behind any prompt"
+    )
     count: int | None = Field(
         None, ge=1, description="samples (default: one for each prompt, or 1)"
     )
@@ -29,15 +31,15 @@ class SamplingOptions(BaseModel):
         default_factory=list, description="tracks to take (default: all, in order)"
     )
     prompt_seconds: float | None = Field(
-        None, gt=0, description="how much of each track to keep (default: all of it)"
+        None, gt=0, le=1e6, description="how much of each track to keep (default: all of it)"
     )
     prompt_streams: list[str] = Field(
         default_factory=list, description="streams to keep of the prompts (default: all)"
     )
     total_seconds: float | None = Field(
-        None, gt=0, description="length that the prior is told (default: the sample's)"
+        None, gt=0, le=1e6, description="length that the prior is told, if above the sample's own"
     )
-    temperature: float = Field(0.98, gt=0, description="flattens or sharpens the choice")
+    temperature: float = Field(0.98, ge=0.001, description="flattens or sharpens the choice")
     top_k: int = Field(0, ge=0, description="choose among the k likeliest codes; 0: all")
     top_p: float = Field(0.0, ge=0, le=1, description="choose among the likeliest p; 0: all")
     hop_fractions: list[float] = Field(
@@ -45,7 +47,7 @@ class SamplingOptions(BaseModel):
         description="new part of each further window, by stream, finest first "
         "(default: 0.125 at the coarsest, else 0.5)",
     )
-    seed: int = Field(0, ge=0, description="of all draws")
+    seed: int = Field(0, ge=0, lt=1 << 32, description="of all draws")
     batch_size: int = Field(8, ge=1, description="samples at a time")
     attention: str = Field("auto", description="attention kernel, by registry name")
     device: str = Field("auto", description="auto, cpu, cuda or mps")

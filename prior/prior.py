@@ -5,7 +5,6 @@ conditioners that it builds by name. Shapes:
 B batch, T code positions of a window, W width, V codes of the stream, H heads.
 """
 
-import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import cast
@@ -78,9 +77,8 @@ class Prior(nn.Module):
             InputError: no such kernel, or it can't serve this prior where it now is.
         """
         weight = self.embedding.weight
-        for pattern in set(self.config.patterns):
-            grad = self.training and weight.requires_grad
-            choose(name, AttentionRequest(weight.device.type, weight.dtype, pattern, grad))
+        grad = self.training and weight.requires_grad
+        check_attention(name, self.config, weight.device, grad=grad)
         self.attention = name
 
     def use_recomputation(self, on: bool = True) -> None:
@@ -215,6 +213,19 @@ class Prior(nn.Module):
                 raise InputError(f"no layer {layer}: layers are 0 to {self.config.depth - 1}")
 
 
+def check_attention(
+    name: str, config: PriorConfig, device: torch.device, *, grad: bool, half: bool = False
+) -> None:
+    """Refuse a kernel that can't serve a prior of this config there.
+
+    Raises:
+        InputError: no such kernel, or the reason why it can't.
+    """
+    dtype = torch.bfloat16 if half else torch.float32
+    for pattern in set(config.patterns):
+        choose(name, AttentionRequest(device.type, dtype, pattern, grad))
+
+
 def site_of(config: PriorConfig) -> Site:
     """The place that this prior's conditioners are built for."""
     names = [stream.name for stream in config.spec.streams]
@@ -248,8 +259,3 @@ def build_conditioners(config: PriorConfig) -> nn.ModuleDict:
                 )
         built[record.name] = conditioner
     return built
-
-
-def bits(nats: float) -> float:
-    """Nats as bits."""
-    return nats / math.log(2)

@@ -24,11 +24,11 @@ class Sample(SamplingOptions, Command):
 
     def cli_cmd(self) -> None:
         """Sample."""
+        from plugins.ground.trainer import show_cost
         from prior.sampling import sample_tokens, sampling_cost
 
         if self.dry_run:
-            for name, value in sampling_cost(self.priors, self).items():
-                print(f"{name}: {value}")
+            show_cost(sampling_cost(self.priors, self))
         else:
             sample_tokens(self.priors, self.out, self)
 

@@ -23,7 +23,6 @@ from plugins.ground.errors import InputError
 from plugins.ground.files import sha256_of
 from plugins.ground.progress import Progress
 from plugins.ground.saved import WEIGHTS
-from prior.attention.kernels import AttentionRequest, choose
 from prior.checkpoint import load_prior, read_config
 from prior.config import PriorConfig
 from prior.data import stack, window_alignment
@@ -31,7 +30,7 @@ from prior.engine import Drawing, Engine
 from prior.items import Item, make_items
 from prior.options import FREE, SamplingOptions
 from prior.plan import Step, steps, uniforms
-from prior.prior import Prior, build_conditioners
+from prior.prior import Prior, build_conditioners, check_attention
 
 
 def sample_tokens(
@@ -57,18 +56,16 @@ def sample_tokens(
     return Corpus(out)
 
 
-class Sampler:
-    """Samples in the making.
+class Job:
+    """What is to be sampled with which priors: checked, nothing written yet.
 
     Raises:
         InputError: priors of different codecs or of one stream twice, unknown labels, prompts
-            that don't fit, a stream that can't be made for want of the one above, or an output
-            folder that holds something else.
+            that don't fit, a stream that can't be made for want of the one above, or an attention
+            kernel that can't serve.
     """
 
-    def __init__(
-        self, priors: Sequence[Path | str], out: Path | str, options: SamplingOptions
-    ) -> None:
+    def __init__(self, priors: Sequence[Path | str], options: SamplingOptions) -> None:
         self.options = options
         self.folders = _by_stream(priors)
         self.spec = next(iter(self.folders.values()))[1].spec
@@ -76,9 +73,56 @@ class Sampler:
         self.items = make_items(self.spec, options)
         self._check_streams()
         self._check_labels()
-        self._check_attention()
+        for _, config in self.folders.values():
+            check_attention(options.attention, config, self.device, grad=False)
+
+    def _check_streams(self) -> None:
+        """Every stream needs the one above it, whole."""
+        options, names = self.options, [s.name for s in self.spec.streams]
+        if options.hop_fractions and len(options.hop_fractions) != len(names):
+            raise InputError(f"--hop-fractions needs {len(names)} numbers, finest stream first")
+        if any(not 0 < fraction <= 1 for fraction in options.hop_fractions):
+            raise InputError("--hop-fractions must be above 0 and at most 1")
+        for name in self.folders:
+            above = names[names.index(name) + 1 :][:1]
+            for upper in above:
+                for item in self.items:
+                    have, need = len(item.codes[upper]), item.wanted(self.spec, upper)
+                    if upper not in self.folders and have < need:
+                        raise InputError(
+                            f"{item.row['id']} has {have} of {need} codes of stream {upper!r}, "
+                            f"which stream {name!r} needs: give the prior of {upper!r} too"
+                        )
+
+    def _check_labels(self) -> None:
+        """Labels that a person typed must be known to every prior that is told of them."""
+        options = self.options
+        typed = {"artist": options.artist, "genre": options.genre}
+        for _, config in self.folders.values():
+            with torch.device("meta"):
+                conditioners = build_conditioners(config)
+            for conditioner in conditioners.values():
+                for item in self.items:
+                    given = {name: item.row[name] for name, values in typed.items() if values}
+                    conditioner.check({**given, **options.label})  # type: ignore[operator]
+
+
+class Sampler:
+    """Samples in the making.
+
+    Raises:
+        InputError: see `Job`; or an output folder that holds something else.
+    """
+
+    def __init__(
+        self, priors: Sequence[Path | str], out: Path | str, options: SamplingOptions
+    ) -> None:
+        job = Job(priors, options)
+        self.options, self.folders, self.spec = options, job.folders, job.spec
+        self.device, self.items = job.device, job.items
         self.writer = CorpusWriter(out, self.spec, settings=self._settings())
-        self._take_up(Corpus(out) if len(self.writer) else None)
+        if len(self.writer):
+            self._take_up(Corpus(out))
 
     def _settings(self) -> dict[str, Any]:
         """Whatever makes these the same samples when the command is given again."""
@@ -86,7 +130,8 @@ class Sampler:
         start = hashlib.sha256()
         for item in self.items:
             start.update(b"".join(item.codes[s.name].tobytes() for s in self.spec.streams))
-        settings["prompts"] = start.hexdigest() if self.options.prompts else None
+        if self.options.prompts:
+            settings["prompts"] = f"{self.options.prompts}, codes {start.hexdigest()[:16]}"
         for name, (folder, _) in self._order():
             settings[f"prior of stream {name}"] = sha256_of(folder / WEIGHTS)
         return settings
@@ -103,6 +148,8 @@ class Sampler:
 
     def windows(self) -> Iterator[int]:
         """Sample window by window; gives how many codes each brought, once they are on disk."""
+        if not len(self.writer):  # prompts may leave nothing to make
+            self.writer.replace([item.as_row() for item in self.items])
         for name, (folder, _) in self._order():
             if all(len(i.codes[name]) >= i.wanted(self.spec, name) for i in self.items):
                 continue
@@ -155,7 +202,7 @@ class Sampler:
             codes = engine.generate(
                 torch.from_numpy(prompt.astype(np.int64)).to(self.device),
                 step.stop - step.start,
-                torch.from_numpy(np.stack(chances)).to(self.device),
+                torch.from_numpy(np.stack(chances)),
                 Drawing(options.temperature, options.top_k, options.top_p),
             )
         return codes[:, step.known - step.start :].cpu().numpy().astype(np.uint16)
@@ -175,48 +222,10 @@ class Sampler:
         align = window_alignment(prior)
         return max(1, int(fraction * prior.config.context) // align) * align
 
-    def _take_up(self, corpus: Corpus | None) -> None:
+    def _take_up(self, corpus: Corpus) -> None:
         """Go on with the codes of an earlier run."""
-        for number, item in enumerate(self.items if corpus is not None else []):
-            row = corpus[number]  # type: ignore[index]
-            item.codes = {s.name: np.asarray(row[f"codes_{s.name}"]) for s in self.spec.streams}
-
-    def _check_streams(self) -> None:
-        """Every stream needs the one above it, whole."""
-        options, names = self.options, [s.name for s in self.spec.streams]
-        if options.hop_fractions and len(options.hop_fractions) != len(names):
-            raise InputError(f"--hop-fractions needs {len(names)} numbers, finest stream first")
-        if any(not 0 < fraction <= 1 for fraction in options.hop_fractions):
-            raise InputError("--hop-fractions must be above 0 and at most 1")
-        for name in self.folders:
-            above = names[names.index(name) + 1 :][:1]
-            for upper in above:
-                for item in self.items:
-                    have, need = len(item.codes[upper]), item.wanted(self.spec, upper)
-                    if upper not in self.folders and have < need:
-                        raise InputError(
-                            f"{item.row['id']} has {have} of {need} codes of stream {upper!r}, "
-                            f"which stream {name!r} needs: give the prior of {upper!r} too"
-                        )
-
-    def _check_attention(self) -> None:
-        """The kernel must be able to serve every prior."""
-        for _, config in self.folders.values():
-            for pattern in set(config.patterns):
-                request = AttentionRequest(self.device.type, torch.float32, pattern, grad=False)
-                choose(self.options.attention, request)
-
-    def _check_labels(self) -> None:
-        """Labels that a person typed must be known to every prior that is told of them."""
-        options = self.options
-        typed = {"artist": options.artist, "genre": options.genre}
-        for _, config in self.folders.values():
-            with torch.device("meta"):
-                conditioners = build_conditioners(config)
-            for conditioner in conditioners.values():
-                for item in self.items:
-                    given = {name: item.row[name] for name, values in typed.items() if values}
-                    conditioner.check({**given, **options.label})  # type: ignore[operator]
+        for number, item in enumerate(self.items):
+            item.codes = {s.name: corpus.codes(number, s.name) for s in self.spec.streams}
 
 
 _OWN = set(SamplingOptions.model_fields) - FREE
@@ -226,11 +235,10 @@ def sampling_cost(priors: Sequence[Path | str], options: SamplingOptions) -> dic
     """What a dry run says: parameters and memory of the largest prior, codes to make, disk.
 
     Raises:
-        InputError: the priors or the prompts don't fit.
+        InputError: see `Job`.
     """
-    folders = _by_stream(priors)
-    spec = next(iter(folders.values()))[1].spec
-    items = make_items(spec, options)
+    job = Job(priors, options)
+    folders, spec, items = job.folders, job.spec, job.items
     cost: dict[str, Any] = {}
     total = 0
     for name, (_, config) in folders.items():

@@ -20,9 +20,13 @@ class TrainPrior(TrainingOptions, Command):
     corpus: CliPositionalArg[Path] = Field(description="token corpus")
     out: Path = Field(description="folder for the prior")
     stream: str | None = Field(None, description="stream to model (default: the coarsest)")
-    preset: str = Field("small", description="shape: 5b, upsampler, small or tiny")
+    preset: str | None = Field(
+        None, description="shape: 5b, upsampler, small or tiny (default: small)"
+    )
     set: dict[str, Any] = Field(
-        default_factory=dict, description="settings over the preset's: --set width=512"
+        default_factory=dict,
+        description="settings over the preset's: --set width=512, or JSON: "
+        """--set '{"patterns": ["row", "column"]}'""",
     )
     conditioners: list[str] | None = Field(
         None,

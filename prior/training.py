@@ -17,15 +17,24 @@ from codec.tokens import TokenSpec
 from plugins import registry
 from plugins.ground.config import build_config
 from plugins.ground.errors import InputError
+from plugins.ground.files import sha256_of
 from plugins.ground.options import TrainingOptions
-from plugins.ground.saved import fill, load_weights
+from plugins.ground.saved import WEIGHTS, fill, load_weights
 from plugins.ground.split import split_ids
-from plugins.ground.trainer import Batch, Task, show_cost, train, training_cost
+from plugins.ground.trainer import (
+    Batch,
+    Task,
+    bfloat16,
+    show_cost,
+    train,
+    training_cost,
+    training_device,
+)
 from prior.checkpoint import read_config, save_prior
 from prior.config import CONDITIONERS, PriorConfig
 from prior.config import preset as complete
-from prior.data import Windows, stack, unigram_bits
-from prior.prior import Prior
+from prior.data import Windows, stack, unigram_surprise
+from prior.prior import Prior, check_attention
 
 EVALUATED_WINDOWS = 64
 
@@ -35,7 +44,7 @@ def train_prior(
     out: Path | str,
     *,
     stream: str | None = None,
-    preset: str = "small",
+    preset: str | None = None,
     set: Mapping[str, Any] | None = None,
     conditioners: Sequence[str] | None = None,
     conditioner_set: Mapping[str, Any] | None = None,
@@ -51,7 +60,7 @@ def train_prior(
         corpus: folder of a token corpus.
         out: folder for the prior, its resumable state and its figures.
         stream: to model; the coarsest unless named.
-        preset: a name of `prior.config.PRESETS`.
+        preset: a name of `prior.config.PRESETS`; "small" unless named.
         set: settings over the preset's.
         conditioners: registry names; artist and genre, with timing at the coarsest stream and
             the codes above at any other, unless named.
@@ -72,30 +81,34 @@ def train_prior(
     ids = data.ids()
     train_on, back = split_ids(ids, held_out)
     labels = [data.metadata(i) for i in train_on]
-    torch.manual_seed(options.seed)
     if init is None:
         name = stream or data.spec.streams[-1].name
+        shape = preset or "small"
         chosen = default_conditioners(data.spec, name) if conditioners is None else conditioners
-        records = fit_conditioners(chosen, preset, conditioner_set or {}, labels)
-        config = complete(preset, data.spec, name, records, **(set or {}))
-        prior = Prior(config)
+        records = fit_conditioners(chosen, shape, conditioner_set or {}, labels)
+        config = complete(shape, data.spec, name, records, **_allowed(set or {}))
     else:
-        if set or conditioners or conditioner_set or stream:
+        if preset or set or conditioners or conditioner_set or stream:
             raise InputError("--init brings shape, stream and conditioners: leave out the others")
-        prior = grow(init, data, labels)
-        config = prior.config
-    prior.use_attention(attention)
-    prior.use_recomputation(recompute)
+        config = grown_config(init, data, labels)
     if options.dry_run:
-        show_cost(training_cost(prior, options))
+        with torch.device("meta"):
+            show_cost(training_cost(Prior(config), options))
         return
+    device = training_device(options)
+    check_attention(attention, config, device, grad=True, half=bfloat16(options))
+    torch.manual_seed(options.seed)
+    prior = Prior(config)
+    prior.attention = attention
+    prior.use_recomputation(recompute)
+    if init is not None:
+        fill(prior, prior.adopt(load_weights(init)), init)
     settings = {
-        "corpus": data.spec.fingerprint,
-        "tracks": len(ids),
+        "corpus": data.fingerprint,
         "prior": config.model_dump(mode="json"),
-        "init": init and str(init),
+        "init": init and sha256_of(Path(init) / WEIGHTS),
         "held_out": list(held_out),
-        **TrainingOptions.model_dump(options, mode="json", include={*TrainingOptions.model_fields}),
+        **options.model_dump(mode="json", include={*TrainingOptions.model_fields}),
     }
     train(PriorTask(prior, data, train_on, back, options.seed), options, Path(out), settings)
 
@@ -111,8 +124,7 @@ class PriorTask(Task):
         self.module = prior
         self.windows = Windows(corpus, prior, tracks, seed=seed, training=True)
         self.held_out = Windows(corpus, prior, back, seed=0, training=False) if back else None
-        if back:
-            self.unigram = unigram_bits(corpus, prior.config.stream, tracks, back)
+        self.unigram = unigram_surprise(corpus, prior.config.stream, tracks) if back else None
 
     def item(self, index: int) -> Mapping[str, Tensor]:
         """One window."""
@@ -125,18 +137,20 @@ class PriorTask(Task):
         return loss, {"bits_per_code": loss.detach() / math.log(2)}
 
     def evaluate(self, module: nn.Module) -> dict[str, float]:
-        """Bits per code of held-out windows, and what a unigram model would need."""
+        """Bits per code of held-out windows, and what a unigram model needs for the same codes."""
         assert isinstance(module, Prior)
-        if self.held_out is None:
+        if self.held_out is None or self.unigram is None:
             return {}
         device = next(module.parameters()).device
-        total, codes = 0.0, 0
+        total, unigram, codes = 0.0, 0.0, 0
         for index in range(min(EVALUATED_WINDOWS, len(self.held_out.crops))):
-            batch = stack([self.held_out(index)], device)
-            count = int(batch["mask"].sum())
-            total += self.loss(module, batch)[1]["bits_per_code"].item() * count
+            item = self.held_out(index)
+            count = int(item["mask"].sum())
+            figures = self.loss(module, stack([item], device))[1]
+            total += figures["bits_per_code"].item() * count
+            unigram += self.unigram[item["codes"][item["mask"]].numpy()].sum()
             codes += count
-        return {"bits_per_code": total / codes, "unigram_bits_per_code": self.unigram}
+        return {"bits_per_code": total / codes, "unigram_bits_per_code": float(unigram / codes)}
 
     def save(self, module: nn.Module, folder: Path) -> None:
         """Publish the prior's folder."""
@@ -156,7 +170,11 @@ def fit_conditioners(
     settings: Mapping[str, Any],
     labels: Sequence[Mapping[str, Any]],
 ) -> list[registry.PluginRecord]:
-    """Records of conditioners with the preset's settings, `settings`, and the corpus's labels."""
+    """Records of conditioners with the preset's settings, `settings`, and the corpus's labels.
+
+    Raises:
+        InputError: a setting or a conditioner that there is not.
+    """
     for key in settings:
         if key.partition(".")[0] not in names or "." not in key:
             raise InputError(
@@ -174,8 +192,10 @@ def fit_conditioners(
     return records
 
 
-def grow(init: Path | str, corpus: Corpus, labels: Sequence[Mapping[str, Any]]) -> Prior:
-    """The prior of a folder with vocabularies grown by the labels of a corpus.
+def grown_config(
+    init: Path | str, corpus: Corpus, labels: Sequence[Mapping[str, Any]]
+) -> PriorConfig:
+    """The config of a prior with its vocabularies grown by the labels of a corpus.
 
     Raises:
         InputError: no prior there, or the corpus holds codes of another codec.
@@ -186,7 +206,12 @@ def grow(init: Path | str, corpus: Corpus, labels: Sequence[Mapping[str, Any]]) 
     for kept in config.conditioners:
         cls, settings = registry.restore(registry.CONDITIONERS, kept)
         records.append(registry.record(registry.CONDITIONERS, kept.name, cls.fit(settings, labels)))
-    grown = PriorConfig.model_validate({**config.model_dump(), "conditioners": records})
-    prior = Prior(grown)
-    fill(prior, prior.adopt(load_weights(init)), init)
-    return prior
+    return PriorConfig.model_validate({**config.model_dump(), "conditioners": records})
+
+
+def _allowed(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings, but for those that follow from the corpus or have an option of their own."""
+    for name in ("spec", "stream", "vocab_size", "conditioners"):
+        if name in settings:
+            raise InputError(f"--set {name}: it follows from the corpus and the other options")
+    return settings

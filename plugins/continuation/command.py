@@ -11,21 +11,26 @@ from plugins.ground.command import Command
 class Continue(Command):
     """Continue a recording.
 
-    The parts (tokens, samples) stay in a folder beside the output until it is finished, so that
-    the same command goes on where it was cut off.
+    The parts (tokens, samples) stay in a hidden folder beside the output until it is finished, so
+    that the same command goes on where it was cut off. Nothing that exists is overwritten.
     """
 
     song: CliPositionalArg[Path] = Field(description="audio file to continue")
     model: Path = Field(description="folder with codec/ and prior_0/, prior_1/, ...")
-    out: Path | None = Field(None, description="audio file to write (default: SONG-continued.wav)")
-    seconds: float = Field(30.0, gt=0, description="new music, in seconds")
-    prompt_seconds: float | None = Field(
-        None, gt=0, description="keep this much of the song's beginning (default: all of it)"
+    out: Path | None = Field(
+        None, description="audio file to write (default: SONG-continued.wav, here)"
     )
-    artist: str = Field("", description="artist that the priors know (default: unknown)")
-    genre: str = Field("", description="genre that the priors know (default: unknown)")
+    seconds: float = Field(30.0, gt=0, le=1e6, description="new music, in seconds")
+    prompt_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="keep this much of the song's beginning (default: all of it)",
+    )
+    artist: str = Field("", description="artist that the priors know (default: the song's tag)")
+    genre: str = Field("", description="genre that the priors know (default: the song's tag)")
     temperature: float = Field(0.98, gt=0, description="flattens or sharpens the choice")
-    seed: int = Field(0, ge=0, description="of all draws")
+    seed: int = Field(0, ge=0, lt=1 << 32, description="of all draws")
     device: str = Field("auto", description="auto, cpu, cuda or mps")
 
     def cli_cmd(self) -> None:

@@ -3,12 +3,16 @@
 import shutil
 from pathlib import Path
 
+from codec.audio import WRITERS
 from codec.decoding import decode_corpus
 from codec.tokenizing import tokenize_files
 from plugins.continuation.command import Continue
 from plugins.ground.errors import InputError
+from plugins.ground.files import claim_folder, read_json, sha256_of, write_json
 from prior.options import SamplingOptions
 from prior.sampling import sample_tokens
+
+TASK = "continue.json"
 
 
 def continue_song(task: Continue) -> Path:
@@ -18,28 +22,46 @@ def continue_song(task: Continue) -> Path:
         The audio file.
 
     Raises:
-        InputError: no such song or model, or a label that the priors don't know.
+        InputError: no such song or model, a label that the priors don't know, an output file that
+            exists or can't be of that format.
     """
-    out = task.out or task.song.with_name(f"{task.song.stem}-continued.wav")
+    out = task.out or Path(f"{task.song.stem}-continued.wav")
+    suffix = out.suffix.lower()
+    if suffix not in WRITERS:
+        raise InputError(f"can't write {out}: give it one of the suffixes {', '.join(WRITERS)}")
+    if out.exists():
+        raise InputError(f"{out} is there already: move it away, or give another --out")
     codec, priors = parts_of(task.model)
-    work = out.with_name(f"{out.stem}.parts")
+    work = claim_folder(out.with_name(f".{out.stem}.parts"), TASK, "an unfinished continuation")
+    _same_task(work, task)
     tokenize_files([str(task.song)], codec, work / "tokens", workers=1)
     options = SamplingOptions(
         prompts=work / "tokens",
         seconds=task.seconds,
         prompt_seconds=task.prompt_seconds,
-        artist=[task.artist],
-        genre=[task.genre],
+        artist=[task.artist] if task.artist else [],
+        genre=[task.genre] if task.genre else [],
         temperature=task.temperature,
         seed=task.seed,
         device=task.device,
     )
     sample_tokens(priors, work / "samples", options)
-    suffix = out.suffix.removeprefix(".") or "wav"
-    (made,) = decode_corpus(work / "samples", codec, work / "audio", format=suffix)
+    (made,) = decode_corpus(work / "samples", codec, work / "audio", format=suffix[1:])
     made.replace(out)
     shutil.rmtree(work)
     return out
+
+
+def _same_task(work: Path, task: Continue) -> None:
+    """Keep what the parts are for, and throw parts for another task away."""
+    wanted = {
+        **task.model_dump(mode="json", exclude={"config", "device"}),
+        "audio_sha256": sha256_of(task.song) if task.song.is_file() else None,
+    }
+    if (work / TASK).exists() and read_json(work / TASK) != wanted:
+        for part in ("tokens", "samples", "audio"):
+            shutil.rmtree(work / part, ignore_errors=True)
+    write_json(work / TASK, wanted)
 
 
 def parts_of(model: Path) -> tuple[Path, list[Path]]:

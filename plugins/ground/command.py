@@ -8,8 +8,11 @@ import errno
 import inspect
 import json
 import os
+import re
 import sys
 from abc import abstractmethod
+from collections.abc import Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +31,10 @@ from plugins.ground.errors import InputError
 BAD_INPUT = 2
 DISK_PROBLEMS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 """What is the machine's trouble and not a mistake in a program."""
+
+
+_ARGUMENTS: ContextVar[Sequence[str]] = ContextVar("arguments", default=())
+"""Of the command that runs, if one does: `--config` must be known before options are parsed."""
 
 
 class Command(BaseSettings):
@@ -67,7 +74,7 @@ class Command(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Command line and arguments first, then the environment, then the config file."""
         given = getattr(init_settings, "init_kwargs", {}).get("config")
-        path = given or _config_on(sys.argv)
+        path = given or _config_on(_ARGUMENTS.get())
         file = InitSettingsSource(settings_cls, _read_config(path) if path else {})
         return init_settings, env_settings, file
 
@@ -75,6 +82,7 @@ class Command(BaseSettings):
     def main(cls, argv: list[str] | None = None, name: str | None = None) -> NoReturn:
         """Run as a program: exit status 0, or 2 with one line on stderr for bad input."""
         argv = sys.argv[1:] if argv is None else argv
+        _ARGUMENTS.set(argv)
         cls.model_config["cli_prog_name"] = name or _program()
         cls.__doc__ = inspect.getdoc(cls)
         try:
@@ -84,7 +92,7 @@ class Command(BaseSettings):
         except ValidationError as error:
             fail(_first_problem(error))
         except SettingsError as error:
-            fail(str(error).removeprefix("error parsing CLI: "))
+            fail(_syntax(str(error)))
         except OSError as error:
             if error.errno not in DISK_PROBLEMS:
                 raise
@@ -106,9 +114,9 @@ def _program() -> str:
     return f"python -m {spec.name}" if spec else Path(sys.argv[0]).name
 
 
-def _config_on(argv: list[str]) -> str | None:
-    """The config file must be known before the options are parsed."""
-    for here, after in zip(argv, [*argv[1:], ""], strict=True):
+def _config_on(argv: Sequence[str]) -> str | None:
+    """The config file that the command line or the environment names."""
+    for here, after in zip(argv, [*argv[1:], ""], strict=False):
         if here == "--config":
             return after
         if here.startswith("--config="):
@@ -135,6 +143,17 @@ def _toml(text: str) -> dict[str, Any]:
     else:
         import tomli as tomllib
     return tomllib.loads(text)
+
+
+def _syntax(message: str) -> str:
+    """What the parser of the command line says, in words."""
+    if found := re.search(r"Parsing error encountered for (\S+):", message):
+        name = found[1].replace("_", "-")
+        return (
+            f"--{name}: give NAME=VALUE; a value or name with commas needs JSON: "
+            f"""--{name} '{{"name": [1, 2]}}'"""
+        )
+    return message.removeprefix("error parsing CLI: ")
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from plugins.ground.errors import InputError
+from plugins.ground.errors import InputError, first_problem
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -32,6 +32,4 @@ def build_config(
     try:
         return cls.model_validate({**presets[preset], **settings})
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise InputError(f"setting {where}: {problem['msg']}") from error
+        raise InputError(f"setting {first_problem(error)}") from error

@@ -1,5 +1,7 @@
 """The one exception for bad input. It does not know who raises it or how it is shown."""
 
+from pydantic import ValidationError
+
 
 class InputError(ValueError):
     """Something that the user gave can't be used: says what, where, and what to do.
@@ -7,3 +9,11 @@ class InputError(ValueError):
     Commands print it as one line, ``error: ...``, and end with status 2; as a library it is an
     ordinary ``ValueError`` to catch.
     """
+
+
+def first_problem(error: ValidationError) -> str:
+    """What pydantic found first, as "place: message"."""
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message

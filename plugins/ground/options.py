@@ -5,10 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 # What may differ between two runs of one training without making it another training.
-FREE = {
-    "steps", "save_every", "evaluate_every", "log_every", "workers", "device", "dry_run", "config",
-    "out",
-}  # fmt: skip
+FREE = {"steps", "save_every", "evaluate_every", "log_every", "workers", "device", "dry_run"}
 
 
 class TrainingOptions(BaseModel):
@@ -17,7 +14,7 @@ class TrainingOptions(BaseModel):
     steps: int = Field(10_000, ge=1, description="optimiser steps in all")
     batch_size: int = Field(8, ge=1, description="items per step over all processes")
     accumulate: int = Field(1, ge=1, description="split each batch into this many passes")
-    learning_rate: float = Field(3e-4, gt=0, description="peak learning rate")
+    learning_rate: float = Field(3e-4, gt=0, le=100, description="peak learning rate")
     warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up")
     anneal: Literal["none", "linear", "cosine"] = Field(
         "cosine", description="how the learning rate falls to 0 after warm-up"
@@ -30,7 +27,7 @@ class TrainingOptions(BaseModel):
         "auto", description="auto: bfloat16 where the device computes with it, else float32"
     )
     device: Literal["auto", "cpu"] = Field("auto", description="auto: the accelerator, if any")
-    seed: int = Field(0, ge=0, description="of initial weights, data order and dropout")
+    seed: int = Field(0, ge=0, lt=1 << 32, description="of initial weights, data order and dropout")
     workers: int = Field(0, ge=0, description="processes that prepare batches")
     save_every: int = Field(500, ge=1, description="steps between two resumable states")
     evaluate_every: int = Field(500, ge=1, description="steps between two evaluations")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
+from plugins.ground.device import pick_device
 from plugins.ground.errors import InputError
 from plugins.ground.files import claim_folder, published, read_json, write_json
 from plugins.ground.options import FREE, TrainingOptions
@@ -31,6 +32,10 @@ class Task(ABC):
     """What is trained, on what."""
 
     module: nn.Module
+
+    def prepare(self) -> None:
+        """Look at the data, once: before the first step of a run that is not resumed."""
+        return
 
     @abstractmethod
     def item(self, index: int) -> Mapping[str, Tensor]:
@@ -55,6 +60,19 @@ class _Items(Dataset[Mapping[str, Tensor]]):
 
     def __getitem__(self, index: int) -> Mapping[str, Tensor]:
         return self.task.item(index)
+
+
+class _Passes:
+    """Indices of the items of each pass, made when they are needed."""
+
+    def __init__(self, starts: range, size: int) -> None:
+        self.starts, self.size = starts, size
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return ([*range(start, start + self.size)] for start in self.starts)
 
 
 class _Step(nn.Module):
@@ -83,7 +101,6 @@ def train(task: Task, options: TrainingOptions, out: Path, settings: Mapping[str
         InputError: `out` holds something else or another training, the batch can't be split, or
             the loss is no longer finite.
     """
-    _claim(out, settings)
     accelerator = _accelerator(options, out)
     size = options.accumulate * accelerator.num_processes
     if options.batch_size % size:
@@ -91,6 +108,7 @@ def train(task: Task, options: TrainingOptions, out: Path, settings: Mapping[str
             f"--batch-size {options.batch_size} can't be split into {options.accumulate} passes "
             f"on {accelerator.num_processes} processes"
         )
+    _claim(out, settings)
     run = _Run(task, options, out, accelerator)
     run.resume()
     if run.step < options.steps:
@@ -156,12 +174,12 @@ class _Run:
             for name, value in {"loss": loss, **figures}.items():
                 part = value.detach().float() / options.accumulate
                 total[name] = total[name] + part if name in total else part
-        if not torch.isfinite(total["loss"]):
-            raise InputError(
-                f"the loss is no longer finite at step {self.step}: lower --learning-rate; "
-                f"{self.out} keeps the last good state"
-            )
         norm = accelerator.clip_grad_norm_(self.stepper.parameters(), options.clip_norm)
+        if not (torch.isfinite(total["loss"]) and torch.isfinite(norm)):
+            raise InputError(
+                f"the loss or its gradient is no longer finite at step {self.step}: train into "
+                f"another --out with a lower --learning-rate; {self.out} keeps the last good state"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update_parameters(self.task.module)
@@ -172,11 +190,10 @@ class _Run:
         options, accelerator = self.options, self.accelerator
         share = options.batch_size // options.accumulate // accelerator.num_processes
         first = (self.step * options.batch_size) + accelerator.process_index * share
-        passes = range((options.steps - self.step) * options.accumulate)
-        jump = share * accelerator.num_processes
-        indices = [[first + turn * jump + i for i in range(share)] for turn in passes]
-        workers = min(options.workers, max(1, len(indices))) if options.workers else 0
-        return iter(DataLoader(_Items(self.task), batch_sampler=indices, num_workers=workers))
+        last = options.steps * options.batch_size
+        passes = _Passes(range(first, last, share * accelerator.num_processes), share)
+        loader = DataLoader(_Items(self.task), batch_sampler=passes, num_workers=options.workers)
+        return iter(loader)
 
     def _evaluate(self) -> None:
         self.average.eval()
@@ -209,6 +226,8 @@ class _Run:
         path = self.out / STATE
         if path.exists():
             self._load(path)
+        else:
+            self.task.prepare()
         if self.accelerator.is_main_process:
             _cut_metrics(self.out / METRICS, self.step)
 
@@ -265,16 +284,23 @@ def _parameter_groups(module: nn.Module, decay: float) -> list[dict[str, Any]]:
     return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
 
 
+def training_device(options: TrainingOptions) -> torch.device:
+    """Where a training with these options runs."""
+    return pick_device(options.device)
+
+
+def bfloat16(options: TrainingOptions) -> bool:
+    """Whether it computes in bfloat16."""
+    if options.precision == "auto":
+        cuda = training_device(options).type == "cuda"
+        return cuda and torch.cuda.is_bf16_supported()
+    return options.precision == "bfloat16"
+
+
 def _accelerator(options: TrainingOptions, out: Path) -> Accelerator:
-    half = options.precision == "bfloat16" or (
-        options.precision == "auto"
-        and options.device == "auto"
-        and torch.cuda.is_available()
-        and torch.cuda.is_bf16_supported()
-    )
     return Accelerator(
         cpu=options.device == "cpu",
-        mixed_precision="bf16" if half else "no",
+        mixed_precision="bf16" if bfloat16(options) else "no",
         log_with="tensorboard",
         project_dir=out,
     )
@@ -284,7 +310,7 @@ def _claim(out: Path, settings: Mapping[str, Any]) -> None:
     """Refuse a folder that holds another training than this one."""
     claim_folder(out, RUN, "a training of this kind")
     ours = json.loads(json.dumps(settings))
-    if not (out / RUN).exists():
+    if not (out / STATE).exists():  # nothing was learned yet that could be mixed
         write_json(out / RUN, ours)
         return
     theirs = read_json(out / RUN)

@@ -12,7 +12,7 @@ from conditioning.base import Condition, Window
 from plugins import registry
 from plugins.ground.errors import InputError
 from prior.config import PRESETS, PriorConfig, preset
-from prior.prior import Prior, bits
+from prior.prior import Prior
 
 SPEC = TokenSpec(
     sample_rate=22050,
@@ -115,7 +115,6 @@ def test_loss_is_cross_entropy_of_the_positions_that_count():
     extra = Condition(loss={"a": torch.tensor(0.5), "b": torch.tensor(0.25)})
     torch.testing.assert_close(prior.loss(x, extra), -chances.mean() + 0.75)
     assert prior.loss(x, mask=mask & False).item() == 0
-    assert bits(math.log(8)) == pytest.approx(3)
 
 
 def test_a_fresh_prior_guesses():

@@ -146,6 +146,12 @@ def test_earlier_samples_are_continued(tmp_path: Path, trained: Path, sampled: P
         assert longer["artist"] == before["artist"]
 
 
+def test_prompts_that_leave_nothing_to_make_are_the_samples(tmp_path: Path, trained: Path) -> None:
+    options = SamplingOptions(prompts=trained / "tokens", seconds=0, device="cpu")
+    made = sample_tokens(priors(trained), tmp_path / "s", options)
+    assert codes_of(made) == codes_of(Corpus(trained / "tokens"))
+
+
 def test_only_the_named_streams_of_a_prompt_are_kept(tmp_path: Path, trained: Path) -> None:
     options = SamplingOptions(
         prompts=trained / "tokens", prompt_ids=["track-0"], prompt_streams=["1"], seconds=0,
@@ -181,6 +187,8 @@ def _bad_input(
     yield both, {"hop_fractions": [0.5, 2.0]}, "above 0 and at most 1"
     yield both, {"attention": "psychic"}, "no 'psychic'"
     yield both, {"device": "abacus"}, "no device 'abacus'"
+    yield both, {"label": {"num_samples": "5"}}, "that column is the corpus's own"
+    yield both, {"label": {"artist": "a"}}, "give --artist instead"
     yield [tmp_path], {}, "no prior in"
     yield [], {}, "at least one prior"
 

@@ -12,7 +12,7 @@ from plugins.ground.errors import InputError
 from plugins.ground.options import TrainingOptions
 from plugins.ground.saved import load_weights
 from prior.checkpoint import load_prior, read_config
-from prior.data import Windows, unigram_bits
+from prior.data import Windows, unigram_surprise
 from prior.training import train_prior
 
 OPTIONS = TrainingOptions(steps=4, batch_size=4, device="cpu")
@@ -53,15 +53,11 @@ def test_short_tracks_are_padded_and_their_padding_does_not_count(tmp_path: Path
     assert not torch.equal(whole, prior.loss(other, condition))
 
 
-def test_unigram_bits_by_hand(tmp_path: Path) -> None:
-    rows = [
-        {"id": "train", "num_samples": 4 * 32, "codes_1": np.array([0, 0, 0, 1], np.uint16)},
-        {"id": "test", "num_samples": 2 * 32, "codes_1": np.array([0, 5], np.uint16)},
-    ]
-    rows = [{**row, "codes_0": np.zeros(0, np.uint16)} for row in rows]
-    CorpusWriter(tmp_path / "c", SPEC, settings={}).append(rows)
-    bits = unigram_bits(Corpus(tmp_path / "c"), "1", [0], [1])
-    assert bits == pytest.approx((-np.log2(4 / 16) - np.log2(1 / 16)) / 2)
+def test_unigram_surprise_by_hand(tmp_path: Path) -> None:
+    row = {"id": "train", "num_samples": 4 * 32, "codes_1": np.array([0, 0, 0, 1], np.uint16)}
+    CorpusWriter(tmp_path / "c", SPEC, settings={}).append([row])
+    bits = unigram_surprise(Corpus(tmp_path / "c"), "1", [0])
+    assert bits == pytest.approx(-np.log2(np.array([4, 2, *[1] * 10]) / 16))
 
 
 def test_it_learns_more_than_which_codes_are_common(tmp_path: Path) -> None:
@@ -120,7 +116,9 @@ def test_fine_tuning_grows_vocabularies_and_keeps_what_was_learned(
         ({"held_out": ["*"]}, "leaves no track"),
         ({"held_out": ["nobody"]}, "no track has an id like that"),
         ({"attention": "psychic"}, "no 'psychic' in jukebox.attention"),
+        ({"set": {"stream": "0"}}, "--set stream: it follows"),
         ({"init": "/nowhere"}, "no prior in /nowhere"),
+        ({"init": "/nowhere", "preset": "5b"}, "--init brings shape"),
     ],
 )
 def test_bad_settings_are_named_before_anything_is_written(
