@@ -4,7 +4,7 @@ from .engine import Engine
 from .options import SamplingOptions
 from .prior import Output, Prior
 from .sampling import sample_tokens
-from .training import train_prior
+from .training import TrainingOptions, train_prior
 
 __all__ = [
     "PRESETS",
@@ -13,6 +13,7 @@ __all__ = [
     "Prior",
     "PriorConfig",
     "SamplingOptions",
+    "TrainingOptions",
     "load_prior",
     "sample_tokens",
     "save_prior",
