@@ -85,3 +85,22 @@ def test_help_shows_description_and_defaults(tmp_path: Path) -> None:
     assert run.returncode == 0
     assert "Greet people." in run.stdout
     assert "how often (default: 1)" in run.stdout
+
+
+def test_settings_with_commas(tmp_path: Path) -> None:
+    run = greet(tmp_path, "x", "--set", "a=[1,2]")
+    assert run.returncode == 2
+    assert "needs JSON" in run.stderr
+    assert greet(tmp_path, "x", "--set", '{"a": "1,2"}').stdout == "['x'] 1 {'a': '1,2'}\n"
+
+
+def test_the_config_option_of_another_program_is_its_own(tmp_path: Path) -> None:
+    program = PROGRAM.replace("Greet.main()", "print(Greet(names=['x'], n_times=2).n_times)")
+    (tmp_path / "other.py").write_text(program)
+    run = subprocess.run(
+        [sys.executable, str(tmp_path / "other.py"), "--config", "/nowhere.yaml"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (0, "2\n"), run.stderr

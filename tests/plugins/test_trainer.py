@@ -157,3 +157,10 @@ def test_schedule() -> None:
     assert schedule(60, cosine) == pytest.approx(0.5)
     assert schedule(109, cosine) < 0.001
     assert schedule(109, options.model_copy(update={"anneal": "none"})) == 1.0
+
+
+def test_a_run_that_never_began_can_be_corrected(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no longer finite at step 0"):
+        train(Regression(broken_from=0), OPTIONS, tmp_path, {"learning_rate": 1})
+    train(Regression(), OPTIONS, tmp_path, {"learning_rate": 2})
+    assert (tmp_path / "model.safetensors").exists()

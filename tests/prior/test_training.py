@@ -1,4 +1,5 @@
 import json
+import re
 import warnings
 from pathlib import Path
 
@@ -154,3 +155,21 @@ def test_a_dry_run_says_what_it_costs_and_writes_nothing(
     assert "memory" in said
     assert "disk" in said
     assert not (tmp_path / "p").exists()
+
+
+def test_a_dry_run_of_a_large_prior_builds_nothing(
+    tmp_path: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dry = OPTIONS.model_copy(update={"dry_run": True})
+    train_prior(trained / "tokens", tmp_path / "p", preset="5b", options=dry)
+    assert re.search(r"parameters: 5,\d{3},\d{3},\d{3}", capsys.readouterr().out)
+
+
+def test_other_tracks_are_another_training(tmp_path: Path, trained: Path) -> None:
+    out = tmp_path / "prior"
+    train_prior(trained / "tokens", out, preset="tiny", set=TINY, options=OPTIONS)
+    before = (out / "state.pt").read_bytes()
+    make_corpus(tmp_path / "others", lengths=(70, 60, 50, 90))
+    with pytest.raises(InputError, match="holds a training with corpus"):
+        train_prior(tmp_path / "others", out, preset="tiny", set=TINY, options=OPTIONS)
+    assert (out / "state.pt").read_bytes() == before
