@@ -7,7 +7,7 @@ from .decoding import decode_corpus
 from .evaluating import evaluate_codec
 from .tokenizing import tokenize_files
 from .tokens import TokenSpec, TokenStream
-from .training import train_codec
+from .training import TrainingOptions, train_codec
 from .vqvae import VQVAE
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "CorpusWriter",
     "TokenSpec",
     "TokenStream",
+    "TrainingOptions",
     "VQVAEConfig",
     "decode_corpus",
     "evaluate_codec",

@@ -55,7 +55,7 @@ class Codec(nn.Module, ABC):
         """
 
     def prepare_training(self, clips: Iterable[Tensor]) -> None:
-        """Look at some clips [C, T] of the training set before the first step."""
+        """Look at some clips [C, T], on the CPU, of the training set before the first step."""
         return
 
     @property

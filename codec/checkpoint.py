@@ -22,7 +22,12 @@ def save_codec(codec: Codec, folder: Path | str) -> TokenSpec:
 
     Returns:
         Its spec with the fingerprint, which the codec carries from now on as well.
+
+    Raises:
+        InputError: the codec could not be loaded again (as `require_registered`), or the folder
+            can't be written.
     """
+    require_registered(codec)
     record = registry.record(registry.CODECS, codec.spec.codec, codec.config)
     saved.save_model(folder, KIND, {"codec": record.model_dump(mode="json")}, codec)
     codec.spec = _fingerprinted(codec)
@@ -45,6 +50,22 @@ def load_codec(folder: Path | str, device: str | torch.device = "cpu") -> Codec:
     saved.fill(codec, saved.load_weights(folder), folder)
     codec.spec = _fingerprinted(codec)
     return codec.to(device).eval()
+
+
+def require_registered(codec: Codec) -> None:
+    """Check that `spec.codec` is the name that the codec's class is registered by.
+
+    Raises:
+        InputError: nothing is registered by that name, or another class is, as happens to a
+            subclass that leaves its parent's name in its spec.
+    """
+    name, cls = codec.spec.codec, type(codec)
+    registered = registry.get(registry.CODECS, name)
+    if registered is not cls:
+        raise InputError(
+            f"a folder of {cls.__qualname__} would be loaded as {registered.__qualname__}, which "
+            f"is registered as {name!r}: set spec.codec to {cls.__qualname__}'s own registry name"
+        )
 
 
 def read_spec(folder: Path | str) -> TokenSpec:

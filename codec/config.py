@@ -166,7 +166,7 @@ class VQVAEConfig(BaseModel):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # The published codec (paper table 4): 44.1 kHz, 2 million parameters, weeks of many GPUs.
+    # The published codec (paper table 4): 44.1 kHz, 2 million parameters, 256 V100 for 3 days.
     "jukebox": {},
     # 22.05 kHz for one workstation GPU: hops of 8, 32 and 128 as published, half the network.
     "small": {

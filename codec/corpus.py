@@ -54,8 +54,7 @@ class Corpus:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        self.manifest = read_manifest(self.folder)
-        self._shards = Shards(self.folder, self.manifest)
+        self.manifest, self._shards = _opened(self.folder)
         self._ids = self._shards.ids
         if len(set(self._ids)) < len(self._ids):
             twice = next(name for name in self._ids if self._ids.count(name) > 1)
@@ -146,6 +145,17 @@ class Corpus:
                 raise InputError(f"{path} is damaged: its sha256 is not that of {MANIFEST}")
 
 
+def _opened(folder: Path) -> tuple[Manifest, Shards]:
+    """Manifest and shards of one moment, also while a sampler replaces them."""
+    while True:
+        manifest = read_manifest(folder)
+        try:
+            return manifest, Shards(folder, manifest)
+        except InputError:
+            if read_manifest(folder) == manifest:
+                raise
+
+
 class CorpusWriter:
     """A token corpus, to write; goes on with one that is there.
 
@@ -206,7 +216,8 @@ class CorpusWriter:
         Args:
             rows: as `Corpus` gives them; what is missing is unknown or empty. An iterator is
                 drawn from as the shard is written, so that long tracks need not be held together.
-            skipped: looked at once `rows` has ended.
+            skipped: looked at once `rows` has ended; replaces older entries of the same ids, and
+                rows do so too.
 
         Raises:
             InputError: an id that is there already, a row that does not fit the spec or the
@@ -215,9 +226,9 @@ class CorpusWriter:
         added: dict[str, None] = {}
         fresh = self._fresh(rows, self._ids, added)
         shard = self._publish(len(self.manifest.shards), fresh, self.manifest.columns)
-        self._commit(
-            shards=(*self.manifest.shards, *shard), skipped=(*self.manifest.skipped, *skipped)
-        )
+        again = {*added, *(entry.path for entry in skipped)}
+        kept = (entry for entry in self.manifest.skipped if entry.path not in again)
+        self._commit(shards=(*self.manifest.shards, *shard), skipped=(*kept, *skipped))
         self._ids |= added
 
     def replace(self, rows: Sequence[Mapping[str, Any]]) -> None:

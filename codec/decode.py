@@ -21,7 +21,7 @@ class Decode(Command):
     out: Path = Field(description="folder for the audio files")
     stream: str | None = Field(None, description="stream to decode; None: the finest whole one")
     format: Literal["wav", "flac", "ogg", "mp3", "opus"] = Field("wav", description="of the files")
-    device: str = Field("auto", description="auto: the accelerator, if any; or cpu")
+    device: str = Field("auto", description="auto, cpu, cuda or mps")
 
     def cli_cmd(self) -> None:
         """Decode."""

@@ -1,6 +1,7 @@
 """How a token corpus becomes audio files: which stream, which file name, what to decode again.
 
-It knows corpora, codecs and audio files, not networks.
+It knows corpora, codecs and audio files, not networks. Shapes: N codes of a stream, C channels,
+n samples of a block.
 """
 
 import hashlib
@@ -60,7 +61,7 @@ def decode_corpus(
         out: folder for the files.
         stream: to decode; None: the finest that covers the whole track, or else covers most of it.
         format: suffix of the files: wav, flac, ogg, mp3 or opus.
-        device: "auto" for the accelerator, if any, or "cpu".
+        device: "auto" for the accelerator, if any, "cpu", "cuda" or "mps".
 
     Returns:
         The files, in the order of the tracks.

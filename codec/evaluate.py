@@ -18,7 +18,7 @@ class EvaluateCodec(Command):
     audio: CliPositionalArg[list[str]] = Field(description="files, folders or globs")
     codec: Path = Field(description="folder of the codec")
     out: Path | None = Field(None, description="JSON file for the figures, with each track's own")
-    device: str = Field("auto", description="auto: the accelerator, if any; or cpu")
+    device: str = Field("auto", description="auto, cpu, cuda or mps")
 
     def cli_cmd(self) -> None:
         """Evaluate."""

@@ -4,7 +4,6 @@ It knows files, codecs and figures, not networks. Shapes: C channels, T samples 
 K entries of a codebook.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,8 +15,13 @@ from torch import Tensor
 from codec.audio import AudioError, read_blocks, regroup
 from codec.base import Codec
 from codec.checkpoint import load_codec
-from codec.losses import STANDARD, norm, spectrogram
-from codec.metrics import SILENCE, bits_per_second, codebook_use, count_codes, decibels
+from codec.metrics import (
+    bits_per_second,
+    codebook_use,
+    count_codes,
+    decibels,
+    spectral_convergence,
+)
 from codec.rows import Skipped
 from codec.sources import Source, find_sources
 from codec.tokenizing import encode_file
@@ -73,7 +77,7 @@ def evaluate_codec(
     Args:
         audio: files, folders or globs; held out of training, or the figures flatter.
         codec_folder: of the codec.
-        device: "auto" for the accelerator, if any, or "cpu".
+        device: "auto" for the accelerator, if any, "cpu", "cuda" or "mps".
 
     Raises:
         InputError: no audio, no codec, or not one file that could be used.
@@ -113,23 +117,17 @@ def _evaluate_track(codec: Codec, source: Source, counts: dict[str, Tensor]) -> 
 
 
 def _convergence(codec: Codec, source: Source, codes: dict[str, Tensor]) -> float | None:
-    """Spectral convergence of a track decoded from `codes`, in decibels (paper section 5.2).
-
-    The spectra are those of stretches of some seconds, their norms those of the whole track.
-    """
+    """Spectral convergence of a track decoded from `codes`, in decibels; None for silence."""
     spec = codec.spec
     size = round(STRETCH_SECONDS * spec.sample_rate)
     decoded = (block.T.cpu().numpy() for block in codec.decode_blocks(codes))
     original = read_blocks(source.file, spec.sample_rate, spec.channels, size)
-    lost = present = 0.0
-    for output, target in zip(regroup(decoded, size), original, strict=False):
-        after = spectrogram(_item(output.T, codec), STANDARD)
-        before = spectrogram(_item(target[:, : len(output)], codec), STANDARD)
-        lost += norm(before - after).item() ** 2
-        present += norm(before).item() ** 2
-    if math.sqrt(present) <= SILENCE:
-        return None
-    return decibels(torch.tensor(math.sqrt(lost / present))).item()
+    ratio = spectral_convergence(
+        (_item(target[:, : len(output)], codec), _item(output.T, codec))
+        # What lies past the last whole code is not decoded.
+        for output, target in zip(regroup(decoded, size), original, strict=False)
+    )
+    return None if ratio.isnan() else decibels(ratio).item()
 
 
 def _item(audio: np.ndarray, codec: Codec) -> Tensor:

@@ -5,6 +5,7 @@ F frequencies, M frames, K entries of a codebook.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -24,17 +25,23 @@ def convergence(target: Tensor, output: Tensor) -> Tensor:
     return torch.where(loudness > SILENCE, ratio, torch.zeros_like(ratio))
 
 
-def spectral_convergence(target: Tensor, output: Tensor) -> Tensor:
-    """||S| - |S'|| / ||S||, lower is better (paper section 5.2, there in decibels).
+def spectral_convergence(stretches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """||S| - |S'|| / ||S|| of audio in stretches; lower is better (paper section 5.2).
 
     Args:
-        target: audio [B, C, T].
-        output: decoded audio [B, C, T].
+        stretches: audio and decoded audio, [B, C, T] each, T free to vary. Spectra are those of a
+            stretch, norms those of all of them.
 
     Returns:
-        [B] ratio for each item; `decibels` makes it the paper's figure.
+        [B] float64 ratio, NaN where the audio is silent; `decibels` makes it the paper's figure.
     """
-    return convergence(spectrogram(target, STANDARD), spectrogram(output, STANDARD))
+    lost = present = torch.zeros(1, dtype=torch.float64)
+    for target, output in stretches:
+        before, after = spectrogram(target, STANDARD), spectrogram(output, STANDARD)
+        lost = lost + norm(before - after).cpu().double().square()
+        present = present + norm(before).cpu().double().square()
+    loudness = present.sqrt()
+    return torch.where(loudness > SILENCE, lost.sqrt() / loudness, torch.nan)
 
 
 def decibels(ratio: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """What a token corpus holds: its manifest, the columns of its tables, and rows to Arrow and back.
 
-It knows no folder; `codec.corpus` reads and writes files.
+It knows no folder; `codec.corpus` reads and writes files. Shapes: N codes of a stream.
 """
 
 import json
@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
+from codec.text import utf8
 from codec.tokens import TokenSpec
 from plugins.ground.errors import InputError
 
@@ -205,8 +206,8 @@ def _text(value: Any) -> str | None:
         return None
     if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
         value = "; ".join(value)
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    plain = isinstance(value, str)
+    return utf8(value if plain else json.dumps(value, ensure_ascii=False, default=str))
 
 
 def _cast(value: Any, name: str, kind: ColumnType) -> Any:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from codec.rows import FORMAT, Manifest, schema
-from plugins.ground.errors import InputError
+from plugins.ground.errors import InputError, first_problem
 from plugins.ground.files import PARTIAL, read_json
 
 MANIFEST = "corpus.json"
@@ -45,9 +45,7 @@ def read_manifest(folder: Path | str) -> Manifest:
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        raise InputError(f"{path} is damaged: {place}: {problem['msg']}") from error
+        raise InputError(f"{path} is damaged: {first_problem(error)}") from error
 
 
 class Shards:
@@ -71,6 +69,9 @@ class Shards:
         self._small = size <= IN_MEMORY
         self._loaded: dict[int, Batches] = {}
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        if self._small:  # at once, since a sampler may replace the files at any time
+            for number in range(len(manifest.shards)):
+                self.load(number)
 
     def __getstate__(self) -> dict[str, object]:
         """Without what is mapped, so that other processes map it themselves."""
@@ -94,7 +95,10 @@ class Shards:
         return self.folder / self.manifest.shards[number].file
 
     def row_groups(self, number: int) -> Iterator[pa.RecordBatch]:
-        """The batches of a shard, read as they are asked for."""
+        """The batches of a shard, read as they are asked for where they are not at hand."""
+        if number in self._loaded:
+            yield from self._loaded[number].parts
+            return
         with open_shard(self.path(number)) as file:
             for group in range(file.metadata.num_row_groups):
                 yield from file.read_row_group(group).to_batches()

@@ -18,6 +18,7 @@ from typing import Any
 
 import mutagen
 
+from codec.text import utf8
 from plugins.ground.errors import InputError
 
 SUFFIXES = frozenset(
@@ -77,7 +78,7 @@ def find_sources(arguments: str | Path | Sequence[str | Path]) -> list[Source]:
             if absolute in files:
                 continue
             files.add(absolute)
-            path = _text(file.relative_to(root).as_posix())
+            path = utf8(file.relative_to(root).as_posix())
             name = _unique(path, root, ids)
             ids.add(name)
             sources.append(Source(file, path, name, _metadata(file, root, tables)))
@@ -110,23 +111,18 @@ def _tag(tags: Any, key: str) -> str:
     else:
         values = [] if key.isupper() else [tags.get(key, [])]
     texts = [str(text).strip() for value in values for text in _listed(value)]
-    return _text("; ".join(filter(None, texts)))
+    return utf8("; ".join(filter(None, texts)))
 
 
 def _listed(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
-def _text(text: str) -> str:
-    """Text that UTF-8 can hold: file names and tags may be of other encodings."""
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-
-
 def _unique(path: str, root: Path, ids: set[str]) -> str:
     """The path, with the argument's name ahead if it is taken, then with a number."""
     if path not in ids:
         return path
-    longer = _text(f"{root.resolve().name}/{path}")
+    longer = utf8(f"{root.resolve().name}/{path}")
     name, count = longer, 2
     while name in ids:
         name, count = f"{longer}#{count}", count + 1
@@ -207,7 +203,7 @@ def _by_file(path: Path, read: Any) -> Rows:
 
 def _key(name: str) -> str:
     """A relative path as it is looked up: file systems and editors differ in how they spell it."""
-    return unicodedata.normalize("NFC", posixpath.normpath(_text(name).replace("\\", "/")))
+    return unicodedata.normalize("NFC", posixpath.normpath(utf8(name).replace("\\", "/")))
 
 
 def _read_jsonl(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -24,7 +24,7 @@ class Tokenize(Command):
     out: Path = Field(description="folder for the token corpus")
     workers: int = Field(1, ge=1, description="processes, one core each")
     shard_tracks: int = Field(64, ge=1, description="files for each shard of the corpus")
-    device: str = Field("cpu", description="cpu, or auto for the accelerator, if any")
+    device: str = Field("cpu", description="auto, cpu, cuda or mps")
 
     def cli_cmd(self) -> None:
         """Tokenize."""

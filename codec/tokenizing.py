@@ -1,41 +1,29 @@
-"""How audio files become a token corpus: who codes which file, and what is kept when.
+"""How audio files become a token corpus: which files are coded, and what is kept when.
 
-It knows files, codecs and corpora, not networks. A codec's codes may depend on how many threads
-compute them, so every worker computes with one; then they don't depend on how many workers there
-are.
+It knows files, codecs and corpora, not networks; who codes is `codec.workers`'s. Shapes:
+N codes of a stream.
 """
 
-import contextlib
 import itertools
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from codec.audio import AudioError, read_blocks
+from codec.audio import BLOCK, AudioError, read_blocks
 from codec.base import Codec
 from codec.checkpoint import load_codec
 from codec.corpus import Corpus, CorpusWriter
 from codec.rows import CODES, Row, Skipped, column_types
 from codec.sources import Source, find_sources, read_tags
+from codec.workers import workforce
 from plugins.ground.device import pick_device
 from plugins.ground.errors import InputError
 from plugins.ground.files import sha256_of
 from plugins.ground.progress import Progress
 
 SETTINGS = {"made_by": "codec.tokenize"}
-AHEAD = 4
-"""Files for each worker that may be under way or waiting to be written."""
 
 Result = Row | Skipped
 
@@ -51,7 +39,8 @@ def tokenize_files(
 ) -> Corpus:
     """Code audio files into a token corpus; goes on with a corpus that is there.
 
-    Files whose ids the corpus has, as a track or as skipped, are not read again. Memory is bounded
+    Files that the corpus has are not coded again; those that were skipped are tried once more when
+    there is nothing else to do. Memory is bounded
     by a block of audio for each worker and by the codes of a few tracks. With several workers a
     script that calls this must be importable (`if __name__ == "__main__":`), since they are
     spawned.
@@ -62,7 +51,7 @@ def tokenize_files(
         out: folder for the corpus.
         workers: processes; 1 works in this one.
         shard_tracks: files, skipped ones included, that make one shard; a kill costs at most that.
-        device: "cpu", or "auto" for the accelerator, if any.
+        device: "cpu", "cuda" or "mps", or "auto" for the accelerator, if any.
 
     Returns:
         The corpus, with what could not be used in `skipped`.
@@ -76,14 +65,14 @@ def tokenize_files(
     codec = load_codec(codec_folder, pick_device(device))
     columns = column_types(source.metadata for source in sources)
     writer = CorpusWriter(out, codec.spec, SETTINGS, columns)
-    known = {*writer.ids(), *(skipped.path for skipped in writer.skipped)}
-    pending = [source for source in sources if source.id not in known]
+    _check_same_files(writer, sources)
+    pending = _pending(writer, sources)
     done = len(sources) - len(pending)
     workers = max(1, min(workers, len(pending)))
     try:
         with (
             Progress(len(sources), what="tokenizing", unit="files", done=done) as bar,
-            _coder(codec, codec_folder, device, workers) as code,
+            workforce(try_file, codec, codec_folder, device, workers) as code,
         ):
             results = code(pending)
             for _ in range(0, len(pending), shard_tracks):
@@ -99,10 +88,38 @@ def tokenize_files(
     return Corpus(out)
 
 
-def encode_file(codec: Codec, file: Path) -> tuple[dict[str, torch.Tensor], int]:
+def _pending(writer: CorpusWriter, sources: Sequence[Source]) -> list[Source]:
+    """Files to code: those that are new; once all were looked at, those that were skipped again.
+
+    In this order, so that a run that was cut off goes on with the groups that it had.
+    """
+    coded, skipped = set(writer.ids()), {entry.path for entry in writer.skipped}
+    missing = [source for source in sources if source.id not in coded]
+    return [source for source in missing if source.id not in skipped] or missing
+
+
+def _check_same_files(writer: CorpusWriter, sources: Sequence[Source]) -> None:
+    """Refuse another file under an id that the corpus has: its codes would silently be missing."""
+    if not len(writer):
+        return
+    corpus = Corpus(writer.folder)
+    files = {source.id: source.file for source in sources}
+    for number, name in enumerate(corpus.ids()):
+        file = files.get(name)
+        if file and sha256_of(file) != corpus.metadata(number)["audio_sha256"]:
+            raise InputError(
+                f"{writer.folder} has other audio under the id {name!r} than {file}: tokenize into "
+                "another --out (or, of several folders, all in one command)"
+            )
+
+
+def encode_file(
+    codec: Codec, file: Path, block: int = BLOCK
+) -> tuple[dict[str, torch.Tensor], int]:
     """Codes of a whole file, {stream: [N] int64}, and how many samples it has at the codec's rate.
 
-    Memory does not grow with its length, apart from the codes.
+    Memory does not grow with its length, apart from the codes. `block`, the samples that are read
+    at a time, does not change them.
 
     Raises:
         AudioError: it can't be used.
@@ -112,9 +129,9 @@ def encode_file(codec: Codec, file: Path) -> tuple[dict[str, torch.Tensor], int]
 
     def blocks() -> Iterator[torch.Tensor]:
         nonlocal samples
-        for block in read_blocks(file, spec.sample_rate, spec.channels):
-            samples += block.shape[1]
-            yield torch.from_numpy(block)
+        for audio in read_blocks(file, spec.sample_rate, spec.channels, block):
+            samples += audio.shape[1]
+            yield torch.from_numpy(audio)
 
     codes = codec.encode_blocks(blocks())
     if not any(map(len, codes.values())):
@@ -142,7 +159,8 @@ def code_file(codec: Codec, source: Source) -> Row:
     }
 
 
-def _try(codec: Codec, source: Source) -> Result:
+def try_file(codec: Codec, source: Source) -> Result:
+    """One file's row, or why there is none."""
     try:
         return code_file(codec, source)
     except AudioError as error:
@@ -157,85 +175,3 @@ def _rows(results: Iterable[Result], skipped: list[Skipped], bar: Progress) -> I
         else:
             yield result
         bar.advance(1)
-
-
-Coder = Callable[[Sequence[Source]], Iterator[Result]]
-
-
-@contextlib.contextmanager
-def _coder(codec: Codec, folder: Path | str, device: str, workers: int) -> Iterator[Coder]:
-    """A function that codes files in order: in this process, or in several others."""
-    if workers == 1:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield lambda sources: (_try(codec, source) for source in sources)
-        finally:
-            torch.set_num_threads(threads)
-        return
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(folder, device),
-    )
-    try:
-        yield lambda sources: _gathered(pool, sources, workers)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _gathered(
-    pool: ProcessPoolExecutor, sources: Sequence[Source], workers: int
-) -> Iterator[Result]:
-    """Results of a pool in the order of the sources, not many ahead of what is asked for.
-
-    Raises:
-        InputError: a worker died.
-    """
-    under_way: deque[tuple[Source, Future[Result]]] = deque()
-    waiting = iter(sources)
-    try:
-        while True:
-            for source in itertools.islice(waiting, AHEAD * workers - len(under_way)):
-                under_way.append((source, pool.submit(_work, source)))
-            if not under_way:
-                return
-            yield under_way[0][1].result()
-            under_way.popleft()
-    except BrokenProcessPool as error:
-        # Work is taken up in order: whoever died was at one of the first that have no result.
-        lost = [str(s.file) for s, future in under_way if not _succeeded(future)][:workers]
-        raise InputError(
-            "a worker process died (killed, or out of memory?) while it read one of: "
-            f"{', '.join(lost)}; leave that out, or take fewer --workers"
-        ) from error
-
-
-def _succeeded(future: "Future[Any]") -> bool:
-    return future.done() and not future.cancelled() and future.exception() is None
-
-
-_codec: Codec | None = None
-"""A worker's own."""
-
-
-def _start_worker(folder: Path | str, device: str) -> None:
-    global _codec
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is the parent's to report
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    _codec = load_codec(folder, pick_device(device))
-
-
-def _end_with_parent() -> None:
-    """A parent that is killed can't tell its workers to stop: they would wait for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
-
-
-def _work(source: Source) -> Result:
-    assert _codec is not None
-    return _try(_codec, source)

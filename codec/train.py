@@ -20,7 +20,11 @@ class TrainCodec(TrainingOptions, Command):
     audio: CliPositionalArg[list[str]] = Field(description="files, folders or globs")
     out: Path = Field(description="folder for the codec")
     codec: str = Field("vqvae", description="registry name of the codec")
-    preset: str = Field("small", description="shape of the codec: jukebox, small or tiny")
+    preset: str | None = Field(
+        None,
+        description="one of the codec's presets (vqvae has jukebox, small and tiny); None: small, "
+        "or the defaults of a codec that has no such preset",
+    )
     set: dict[str, Any] = Field(
         default_factory=dict, description="settings over the preset's: --set width=64"
     )

@@ -4,16 +4,18 @@ It knows codecs and audio; the loop itself is `plugins.ground.trainer`. Shapes: 
 C channels, T samples.
 """
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from codec.base import Codec
-from codec.checkpoint import save_codec
+from codec.checkpoint import require_registered, save_codec
 from codec.data import AudioClips
 from codec.sources import find_sources
 from plugins import registry
@@ -22,7 +24,10 @@ from plugins.ground.options import TrainingOptions
 from plugins.ground.split import split_ids
 from plugins.ground.trainer import Batch, Task, show_cost, train, training_cost
 
+PREPARING_CLIPS = 256
+"""That a codec looks at before the first step."""
 EVALUATED_CLIPS = 32
+DEFAULT_PRESET = "small"
 
 
 def train_codec(
@@ -30,7 +35,7 @@ def train_codec(
     out: Path | str,
     *,
     codec: str = "vqvae",
-    preset: str = "small",
+    preset: str | None = None,
     set: Mapping[str, Any] | None = None,
     held_out: Sequence[str] = (),
     clip_seconds: float = 1.0,
@@ -40,11 +45,15 @@ def train_codec(
 ) -> None:
     """Train a codec on music; goes on where an earlier call with the same arguments stopped.
 
+    Files that can't be used are left out with a warning. The music is no part of what must stay
+    the same: a training goes on without a file that was found to be damaged on the way.
+
     Args:
         audio: files, folders or globs.
         out: folder for the codec, its resumable state and its figures.
         codec: registry name.
-        preset: name of one of the codec's presets.
+        preset: name of one of the codec's presets; None: "small", or the defaults of the config
+            if the codec has no preset of that name.
         set: settings over the preset's.
         held_out: patterns of track ids that are only evaluated on.
         clip_seconds: length of a training clip.
@@ -53,19 +62,22 @@ def train_codec(
         options: how to train.
 
     Raises:
-        InputError: bad settings, no audio, or `out` holds something else.
+        InputError: bad settings, no audio that can be used, a file whose damage shows when a clip
+            is read (names it), or `out` holds something else.
     """
     options = options or TrainingOptions()
     cls = registry.get(registry.CODECS, codec)
-    config = build_config(cls.Config, cls.presets, preset, set or {})
+    config = _config(cls, preset, set or {})
+    if options.dry_run:
+        with torch.device("meta"):  # shapes without memory
+            show_cost(training_cost(cls(config), options))
+        return
     torch.manual_seed(options.seed)
     model: Codec = cls(config)
+    require_registered(model)
     spec = model.spec
     hop = spec.coarsest_hop
     length = max(1, round(clip_seconds * spec.sample_rate / hop)) * hop
-    if options.dry_run:
-        show_cost(training_cost(model, options))
-        return
     sources = find_sources(audio)
     files, back = (
         [sources[i].file for i in part]
@@ -74,18 +86,29 @@ def train_codec(
     rate, channels, seed = spec.sample_rate, spec.channels, options.seed
     clips = AudioClips(files, rate, channels, length, seed=seed, shift=shift, blend=blend)
     unseen = AudioClips(back, rate, channels, length, shift=False) if back else None
-    model.prepare_training(clips(i) for i in range(min(len(clips.crops), 256)))
     settings = {
         "codec": codec,
         "model": config.model_dump(mode="json"),
+        "music": f"{len(sources)} files, {ids_digest(source.id for source in sources)}",
         "held_out": list(held_out),
         "clip_seconds": clip_seconds,
         "shift": shift,
         "blend": blend,
-        "tracks": len(files),
-        **TrainingOptions.model_dump(options, mode="json", include={*TrainingOptions.model_fields}),
+        **options.model_dump(mode="json", include={*TrainingOptions.model_fields}),
     }
     train(CodecTask(model, clips, unseen), options, Path(out), settings)
+
+
+def ids_digest(ids: Iterable[str]) -> str:
+    """Name of a set of tracks."""
+    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
+
+
+def _config(cls: type[Codec], preset: str | None, settings: Mapping[str, Any]) -> BaseModel:
+    """The config of a codec of that class; None is the default preset, if the codec has it."""
+    if preset is None and DEFAULT_PRESET not in cls.presets:
+        return build_config(cls.Config, {"": {}}, "", settings)
+    return build_config(cls.Config, cls.presets, preset or DEFAULT_PRESET, settings)
 
 
 class CodecTask(Task):
@@ -95,6 +118,11 @@ class CodecTask(Task):
 
     def __init__(self, codec: Codec, clips: AudioClips, held_out: AudioClips | None) -> None:
         self.module, self.clips, self.held_out = codec, clips, held_out
+
+    def prepare(self) -> None:
+        """Let the codec look at clips [C, T] of the training set."""
+        count = min(PREPARING_CLIPS, len(self.clips.crops))
+        self.module.prepare_training(self.clips(index) for index in range(count))
 
     def item(self, index: int) -> Mapping[str, Tensor]:
         """One clip [C, T]."""
@@ -106,7 +134,7 @@ class CodecTask(Task):
         return module.training_step(batch["audio"])
 
     def evaluate(self, module: nn.Module) -> dict[str, float]:
-        """Mean figures over held-out clips, spread evenly over the tracks."""
+        """Mean figures over at most `EVALUATED_CLIPS` held-out clips, each time the same."""
         assert isinstance(module, Codec)
         if self.held_out is None:
             return {}

@@ -193,7 +193,8 @@ class _Run:
         last = options.steps * options.batch_size
         passes = _Passes(range(first, last, share * accelerator.num_processes), share)
         loader = DataLoader(_Items(self.task), batch_sampler=passes, num_workers=options.workers)
-        return iter(loader)
+        # Begun here, since it draws from the generator that each step seeds anew.
+        return _with_plain_errors(iter(loader))
 
     def _evaluate(self) -> None:
         self.average.eval()
@@ -245,6 +246,15 @@ class _Run:
 
     def publish(self) -> None:
         self.task.save(self.average.module.eval(), self.out)
+
+
+def _with_plain_errors(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """An error of a process that prepares batches comes with its traceback: take it off."""
+    try:
+        yield from batches
+    except InputError as error:
+        name = f"{InputError.__module__}.{InputError.__qualname__}: "
+        raise InputError(str(error).splitlines()[-1].removeprefix(name)) from error
 
 
 def schedule(step: int, options: TrainingOptions) -> float:

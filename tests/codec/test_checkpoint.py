@@ -101,6 +101,25 @@ def test_neither_a_release_nor_a_new_setting_changes_the_fingerprint(folder, tmp
     assert save_codec(codec, tmp_path / "other") != spec
 
 
+class Louder(VQVAE):
+    """A variant that nobody has registered."""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vqvae", "of Louder would be loaded as VQVAE, which is registered as 'vqvae': set spec"),
+        ("louder", r"no 'louder' in jukebox\.codecs"),
+    ],
+)
+def test_a_codec_that_could_not_be_loaded_again_is_not_saved(tmp_path, name, message):
+    codec = Louder(CONFIG)
+    codec.spec = codec.spec.model_copy(update={"codec": name})
+    with pytest.raises(InputError, match=message):
+        save_codec(codec, tmp_path / "codec")
+    assert not (tmp_path / "codec").exists()
+
+
 def test_a_folder_without_a_codec_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"no codec in .*config\.json is missing"):
         load_codec(tmp_path)

@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -331,12 +333,13 @@ def test_damaged_shards_are_named(written: Path, damage: str) -> None:
 
 
 def test_bytes_that_changed_are_found(written: Path) -> None:
+    corpus = Corpus(written)
     shard = sorted(written.glob("*.parquet"))[0]
     content = bytearray(shard.read_bytes())
     content[200] ^= 1
     shard.write_bytes(content)
     with pytest.raises(InputError, match=rf"{shard} is damaged: its sha256"):
-        Corpus(written).verify()
+        corpus.verify()
 
 
 def test_what_is_no_corpus(tmp_path: Path) -> None:
@@ -348,3 +351,28 @@ def test_what_is_no_corpus(tmp_path: Path) -> None:
     (tmp_path / "corpus.json").write_text("[]")
     with pytest.raises(InputError, match="no format version"):
         Corpus(tmp_path)
+
+
+def test_a_corpus_can_be_read_while_a_sampler_replaces_it(tmp_path: Path) -> None:
+    """Another process replaces all rows as fast as it can; every reading is one of its states."""
+    folder = tmp_path / "corpus"
+    CorpusWriter(folder, SPEC, {}).replace([row("a", 4), row("b", 4)])
+    program = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_corpus import SPEC, row\n"
+        "from codec.corpus import CorpusWriter\n"
+        f"writer = CorpusWriter({str(folder)!r}, SPEC, {{}})\n"
+        "for count in range(8, 2000, 4):\n"
+        "    writer.replace([row('a', count), row('b', count)])\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program]) as writer:
+        lengths = set()
+        while writer.poll() is None:
+            corpus = Corpus(folder)
+            first, second = corpus.tracks()
+            assert len(first["codes_0"]) == len(second["codes_0"])
+            assert_rows([first], [row("a", len(first["codes_0"]))])
+            lengths.add(len(first["codes_0"]))
+    assert writer.returncode == 0
+    assert len(lengths) > 10

@@ -27,7 +27,7 @@ def test_figures_are_those_of_the_whole(music: Path, codec_folder: Path) -> None
     for name, rate in (("0", 500), ("1", 250)):
         figures = report.streams[name]
         output = codec.decode({name: codes[name]})
-        expected = decibels(spectral_convergence(audio, output)).item()
+        expected = decibels(spectral_convergence([(audio, output)])).item()
         assert figures.spectral_convergence_db == pytest.approx(expected, abs=1e-3)
         counts = np.bincount(codes[name][0], minlength=32)
         p = counts[counts > 0] / counts.sum()

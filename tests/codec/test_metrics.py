@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from codec.config import VQVAEConfig
+from codec.losses import STANDARD, spectrogram
 from codec.metrics import (
     bits_per_second,
     codebook_use,
+    convergence,
     count_codes,
     decibels,
     spectral_convergence,
@@ -24,18 +26,28 @@ def tone(hertz: float, amplitude: float = 0.5) -> torch.Tensor:
 
 def test_spectral_convergence_runs_from_a_copy_to_silence_and_beyond():
     target = tone(440)
-    assert spectral_convergence(target, target).item() == 0
-    assert spectral_convergence(target, 0 * target).item() == pytest.approx(1)
-    assert spectral_convergence(target, 0.9 * target).item() == pytest.approx(0.1, rel=1e-4)
-    disjoint = spectral_convergence(target, tone(3000)).item()
+    for output, expected in ((target, 0), (0 * target, 1), (0.9 * target, 0.1)):
+        got = spectral_convergence([(target, output)]).item()
+        assert got == pytest.approx(expected, rel=1e-4)
+    disjoint = spectral_convergence([(target, tone(3000))]).item()
     assert disjoint == pytest.approx(math.sqrt(2), rel=0.02)
 
 
-def test_spectral_convergence_is_each_items_own_and_zero_for_silence():
+def test_spectral_convergence_is_each_items_own_and_nan_for_silence():
     batch = torch.cat([tone(440), tone(440), torch.zeros(1, 1, 12_000)])
     output = torch.cat([0.5 * tone(440), tone(440), tone(440)])
-    got = spectral_convergence(batch, output)
-    torch.testing.assert_close(got, torch.tensor([0.5, 0.0, 0.0]), atol=1e-5, rtol=1e-4)
+    got = spectral_convergence([(batch, output)])
+    expected = torch.tensor([0.5, 0.0, math.nan], dtype=torch.float64)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4, equal_nan=True)
+    assert spectral_convergence([]).isnan().all()
+    spectra = (spectrogram(audio, STANDARD) for audio in (batch, output))
+    assert convergence(*spectra).tolist() == pytest.approx([0.5, 0, 0], abs=1e-5)
+
+
+def test_stretches_weigh_as_loud_as_they_are():
+    loud, quiet = tone(440, 0.4), tone(440, 0.3)
+    got = spectral_convergence([(loud, loud), (quiet, 0 * quiet)]).item()
+    assert got == pytest.approx(0.3 / 0.5, rel=1e-4)
 
 
 def test_decibels():
