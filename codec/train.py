@@ -31,7 +31,7 @@ class TrainCodec(TrainingOptions, Command):
     held_out: list[str] = Field(
         default_factory=list, description="ids (patterns) of tracks that are only evaluated on"
     )
-    clip_seconds: float = Field(1.0, gt=0, description="length of a training clip")
+    clip_seconds: float = Field(1.0, gt=0, le=3600, description="length of a training clip")
     shift: bool = Field(True, description="start clips anywhere in a track")
     blend: bool = Field(True, description="mix channels with random weights")
 

@@ -68,6 +68,11 @@ def train_codec(
     options = options or TrainingOptions()
     cls = registry.get(registry.CODECS, codec)
     config = _config(cls, preset, set or {})
+    sources = find_sources(audio)
+    files, back = (
+        [sources[i].file for i in part]
+        for part in split_ids([source.id for source in sources], held_out)
+    )
     if options.dry_run:
         with torch.device("meta"):  # shapes without memory
             show_cost(training_cost(cls(config), options))
@@ -78,11 +83,6 @@ def train_codec(
     spec = model.spec
     hop = spec.coarsest_hop
     length = max(1, round(clip_seconds * spec.sample_rate / hop)) * hop
-    sources = find_sources(audio)
-    files, back = (
-        [sources[i].file for i in part]
-        for part in split_ids([source.id for source in sources], held_out)
-    )
     rate, channels, seed = spec.sample_rate, spec.channels, options.seed
     clips = AudioClips(files, rate, channels, length, seed=seed, shift=shift, blend=blend)
     unseen = AudioClips(back, rate, channels, length, shift=False) if back else None

@@ -25,7 +25,8 @@ class Sample(SamplingOptions, Command):
     def cli_cmd(self) -> None:
         """Sample."""
         from plugins.ground.trainer import show_cost
-        from prior.sampling import sample_tokens, sampling_cost
+        from prior.job import sampling_cost
+        from prior.sampling import sample_tokens
 
         if self.dry_run:
             show_cost(sampling_cost(self.priors, self))

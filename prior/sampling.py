@@ -16,21 +16,19 @@ import torch
 from torch import Tensor
 
 from codec.corpus import Corpus, CorpusWriter
-from codec.tokens import TokenSpec
 from conditioning.base import Window
-from plugins.ground.device import pick_device
-from plugins.ground.errors import InputError
 from plugins.ground.files import sha256_of
 from plugins.ground.progress import Progress
 from plugins.ground.saved import WEIGHTS
-from prior.checkpoint import load_prior, read_config
+from prior.checkpoint import load_prior
 from prior.config import PriorConfig
 from prior.data import stack, window_alignment
 from prior.engine import Drawing, Engine
-from prior.items import Item, make_items
+from prior.items import Item
+from prior.job import Job
 from prior.options import FREE, SamplingOptions
 from prior.plan import Step, steps, uniforms
-from prior.prior import Prior, build_conditioners, check_attention
+from prior.prior import Prior
 
 
 def sample_tokens(
@@ -56,55 +54,8 @@ def sample_tokens(
     return Corpus(out)
 
 
-class Job:
-    """What is to be sampled with which priors: checked, nothing written yet.
-
-    Raises:
-        InputError: priors of different codecs or of one stream twice, unknown labels, prompts
-            that don't fit, a stream that can't be made for want of the one above, or an attention
-            kernel that can't serve.
-    """
-
-    def __init__(self, priors: Sequence[Path | str], options: SamplingOptions) -> None:
-        self.options = options
-        self.folders = _by_stream(priors)
-        self.spec = next(iter(self.folders.values()))[1].spec
-        self.device = pick_device(options.device)
-        self.items = make_items(self.spec, options)
-        self._check_streams()
-        self._check_labels()
-        for _, config in self.folders.values():
-            check_attention(options.attention, config, self.device, grad=False)
-
-    def _check_streams(self) -> None:
-        """Every stream needs the one above it, whole."""
-        options, names = self.options, [s.name for s in self.spec.streams]
-        if options.hop_fractions and len(options.hop_fractions) != len(names):
-            raise InputError(f"--hop-fractions needs {len(names)} numbers, finest stream first")
-        if any(not 0 < fraction <= 1 for fraction in options.hop_fractions):
-            raise InputError("--hop-fractions must be above 0 and at most 1")
-        for name in self.folders:
-            above = names[names.index(name) + 1 :][:1]
-            for upper in above:
-                for item in self.items:
-                    have, need = len(item.codes[upper]), item.wanted(self.spec, upper)
-                    if upper not in self.folders and have < need:
-                        raise InputError(
-                            f"{item.row['id']} has {have} of {need} codes of stream {upper!r}, "
-                            f"which stream {name!r} needs: give the prior of {upper!r} too"
-                        )
-
-    def _check_labels(self) -> None:
-        """Labels that a person typed must be known to every prior that is told of them."""
-        options = self.options
-        typed = {"artist": options.artist, "genre": options.genre}
-        for _, config in self.folders.values():
-            with torch.device("meta"):
-                conditioners = build_conditioners(config)
-            for conditioner in conditioners.values():
-                for item in self.items:
-                    given = {name: item.row[name] for name, values in typed.items() if values}
-                    conditioner.check({**given, **options.label})  # type: ignore[operator]
+_OWN = set(SamplingOptions.model_fields) - FREE
+"""Options that decide what is sampled."""
 
 
 class Sampler:
@@ -226,50 +177,3 @@ class Sampler:
         """Go on with the codes of an earlier run."""
         for number, item in enumerate(self.items):
             item.codes = {s.name: corpus.codes(number, s.name) for s in self.spec.streams}
-
-
-_OWN = set(SamplingOptions.model_fields) - FREE
-
-
-def sampling_cost(priors: Sequence[Path | str], options: SamplingOptions) -> dict[str, str]:
-    """What a dry run says: parameters and memory of the largest prior, codes to make, disk.
-
-    Raises:
-        InputError: see `Job`.
-    """
-    job = Job(priors, options)
-    folders, spec, items = job.folders, job.spec, job.items
-    cost: dict[str, Any] = {}
-    total = 0
-    for name, (_, config) in folders.items():
-        with torch.device("meta"):
-            prior = Prior(config)
-        parameters = sum(p.numel() for p in prior.parameters())
-        batch = min(options.batch_size, len(items))
-        engine = Engine(prior, batch=batch)
-        cache = sum(2 * c.keys.numel() * c.keys.element_size() for c in engine.caches)
-        codes = sum(i.wanted(spec, name) - len(i.codes[name]) for i in items)
-        total += sum(i.wanted(spec, name) for i in items)
-        cost[f"stream {name}"] = (
-            f"{parameters:,} parameters, {4 * parameters / 2**20:,.0f} MiB of weights and "
-            f"{cache / 2**20:,.0f} MiB of caches (one prior at a time), {codes:,} codes to make"
-        )
-    cost["disk"] = f"{2 * total / 2**20:,.2f} MiB of codes"
-    return cost
-
-
-def _by_stream(priors: Sequence[Path | str]) -> dict[str, tuple[Path, PriorConfig]]:
-    found: dict[str, tuple[Path, PriorConfig]] = {}
-    first: TokenSpec | None = None
-    for folder in map(Path, priors):
-        config = read_config(folder)
-        first = first or config.spec
-        first.require(config.spec, str(priors[0]), str(folder))
-        if config.stream in found:
-            raise InputError(
-                f"{folder} and {found[config.stream][0]} both model stream {config.stream!r}"
-            )
-        found[config.stream] = (folder, config)
-    if not found:
-        raise InputError("give at least one prior")
-    return found

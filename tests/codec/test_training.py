@@ -95,23 +95,25 @@ def test_a_codec_with_its_parents_name_is_refused_before_training(
 
 
 def test_small_is_the_preset_unless_another_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = []
     for preset in ([], ["--preset", "small"], ["--preset", "jukebox"]):
         with pytest.raises(SystemExit) as ended:
-            TrainCodec.main(["nowhere", "--out", str(tmp_path / "out"), "--dry-run", *preset])
+            TrainCodec.main([str(music), "--out", str(tmp_path / "out"), "--dry-run", *preset])
         assert ended.value.code == 0
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] != said[2]
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dry_run_allocates_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_dry_run_allocates_nothing(
+    music: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     # 160 GB of codebooks alone.
     huge = {"codebook_size": 65536, "codebook_width": 100_000}
     options = TrainingOptions(dry_run=True)
-    train_codec([], tmp_path / "out", preset="jukebox", set=huge, options=options)
+    train_codec([str(music)], tmp_path / "out", preset="jukebox", set=huge, options=options)
     assert "memory" in capsys.readouterr().out
 
 

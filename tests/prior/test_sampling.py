@@ -13,9 +13,10 @@ from conditioning.base import Window
 from plugins.ground.errors import InputError
 from prior.checkpoint import load_prior
 from prior.engine import Drawing, draw, filter_logits
+from prior.job import sampling_cost
 from prior.options import SamplingOptions
 from prior.plan import steps, uniforms
-from prior.sampling import Sampler, sample_tokens, sampling_cost
+from prior.sampling import Sampler, sample_tokens
 
 OPTIONS = SamplingOptions(
     seconds=4.0, count=3, artist=["a", "b"], genre=["scales"], seed=5, batch_size=2, device="cpu"
