@@ -2,7 +2,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -21,19 +20,15 @@ from codec.decoding import decode_corpus
 from codec.tokenizing import tokenize_files
 from codec.vqvae import VQVAE
 from plugins.ground.errors import InputError
-from plugins.report.charts import charts, smooth
-from plugins.report.markup import escape, join, tag
+from plugins.report.charts import charts
 from plugins.report.page import write_report
 from plugins.report.pictures import (
     AUDIO_SIZE,
-    COLUMNS,
     MARK,
-    ROWS,
     Line,
     Scale,
     draw_audio,
     draw_curves,
-    spectrogram,
 )
 from plugins.report.trainings import read_training, verdict
 
@@ -461,16 +456,6 @@ def test_half_a_last_line_is_passed_over_and_another_is_not(tmp_path: Path) -> N
         read_training("x", folder)
 
 
-def test_smoothing_keeps_straight_lines_and_removes_noise() -> None:
-    assert smooth([(1, 2.0)]) == [(1, 2.0)]
-    line = [(step, 2.0 * step) for step in range(200)]
-    middle = slice(10, -10)
-    assert np.allclose(smooth(line)[middle], line[middle])
-    noise = np.random.default_rng(0).normal(size=500)
-    smoothed = np.array(smooth(list(enumerate(noise))))[:, 1]
-    assert smoothed.std() < 0.4 * noise.std()
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -541,31 +526,6 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("rate", [16000, 22050, 44100])
-@pytest.mark.parametrize("pitch", [440.0, 3000.0])
-def test_a_sine_is_a_line_at_its_frequency_and_level(rate: int, pitch: float) -> None:
-    audio = 0.1 * np.sin(2 * np.pi * pitch * np.arange(2 * rate) / rate)
-    scale = Scale(top=22050)
-    levels = spectrogram(audio.astype(np.float32), rate, scale)
-    assert len(levels) == ROWS
-    middle = levels[:, 20:-20]
-    mel = 2595 * np.log10(1 + np.array([pitch, scale.top]) / 700)
-    assert np.abs(middle.argmax(0) - mel[0] / mel[1] * (ROWS - 1)).max() <= 1.5
-    assert middle.max() == pytest.approx(-20, abs=3)
-    above = 2595 * np.log10(1 + (rate / 2 + 200) / 700) / mel[1] * ROWS
-    assert (levels[int(np.ceil(above)) :] == pytest.approx(scale.floor)) or rate == 44100
-
-
-def test_long_audio_gives_no_larger_picture() -> None:
-    noise = np.random.default_rng(0).normal(size=60 * RATE).astype(np.float32) * 0.1
-    levels = spectrogram(noise, RATE, Scale(RATE / 2))
-    assert COLUMNS / 2 < levels.shape[1] <= 2 * COLUMNS
-    # What is averaged must not lose loudness.
-    short = spectrogram(noise[: 4 * RATE], RATE, Scale(RATE / 2))
-    power = [np.mean(10 ** (part / 10)) for part in (levels, short)]
-    assert power[0] == pytest.approx(power[1], rel=0.05)
-
-
 @pytest.mark.parametrize("samples", [1, 2, 500, 5000])
 def test_short_audio_and_silence_can_be_drawn(samples: int, tmp_path: Path) -> None:
     for number, audio in enumerate((np.zeros(samples), np.ones(samples))):
@@ -573,22 +533,3 @@ def test_short_audio_and_silence_can_be_drawn(samples: int, tmp_path: Path) -> N
         draw_audio(path, audio.astype(np.float32), RATE, Scale(RATE / 2), samples / RATE)
         assert marked_at(path) is None
     assert path.stat().st_size > 1000
-
-
-def test_a_picture_of_twelve_seconds_takes_less_than_half_a_second(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).normal(size=12 * 44100).astype(np.float32) * 0.1
-    taken = []
-    for _ in range(3):
-        started = time.process_time()
-        draw_audio(tmp_path / "a.png", noise, 44100, Scale(22050), 12, 4)
-        taken.append(time.process_time() - started)
-    assert min(taken) < 0.5
-
-
-def test_markup_escapes_all_but_its_own() -> None:
-    assert tag("p", "<b>", tag("i", "&"), None, ["x", "'"]) == "<p>&lt;b&gt;<i>&amp;</i>x&#x27;</p>"
-    assert (
-        tag("img", alt='"<', hidden=True, title=None, open=False) == '<img alt="&quot;&lt;" hidden>'
-    )
-    assert tag("a", class_="c", aria_label="l") == '<a class="c" aria-label="l"></a>'
-    assert join(escape("<"), "<") == "&lt;&lt;"
