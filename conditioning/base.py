@@ -5,15 +5,15 @@ B batch, T code positions of a window, D width of the prior, S memory or prefix 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from codec.tokens import TokenStream
+from codec.tokens import TokenSpec, TokenStream
 
 Track = Mapping[str, Any]
 """A row of a token corpus, or what a sampler knows of the track that it makes."""
@@ -32,6 +32,10 @@ class Site:
     """The stream that the prior models."""
     upper: TokenStream | None = None
     """The next coarser stream, if any."""
+    transformer: Callable[..., nn.Module] | None = None
+    """Builds a causal transformer of the prior's kind, [B, S, W] -> [B, S, W], from settings:
+    context (S), width (W), depth, heads, blocks, patterns, ... It is lent, so that a conditioner
+    may read a sequence without knowing how attention is computed."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,21 @@ class Provides:
     prefix: int = 0
     """S of the prefix; 0 for none."""
     prefix_vocab: int = 0
+    """Kinds of its tokens."""
+    prefix_weight: float = 0.0
+    """Of the loss at one of its positions, beside 1 for a code."""
+
+
+@dataclass(frozen=True)
+class AuxiliaryLoss:
+    """What a conditioner learns besides what the prior learns."""
+
+    name: str
+    mean: Tensor  # [] nats per position
+    positions: int
+    """Positions of an item that it is the mean of."""
+    weight: float
+    """Of the loss at one of them, beside 1 for a code."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +85,7 @@ class Condition:
     memory: Tensor | None = None  # [B, S, D] read by memory attention
     memory_mask: Tensor | None = None  # [B, S] bool, True where there is something to read
     prefix: Tensor | None = None  # [B, S] int64 tokens ahead of the codes
-    loss: Mapping[str, Tensor] = field(default_factory=dict)  # name -> weighted auxiliary loss
+    losses: tuple[AuxiliaryLoss, ...] = ()
 
 
 class Conditioner(nn.Module, ABC):
@@ -130,3 +149,41 @@ class Conditioner(nn.Module, ABC):
             Tensors of the same names; unchanged here, longer tables where vocabularies grew.
         """
         return dict(state)
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of the lyrics and when it is sung."""
+
+    start: float
+    """Seconds."""
+    end: float
+    """Seconds."""
+    text: str
+    confidence: float
+    """From 0 to 1."""
+
+
+class Aligner(ABC):
+    """Finds out when each word of a track's lyrics is sung.
+
+    Args:
+        config: settings of this kind of aligner.
+    """
+
+    Config: ClassVar[type[BaseModel]]
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @abstractmethod
+    def align(self, track: Track, spec: TokenSpec) -> list[Word] | str:
+        """Words with times, in order; or the reason why there are none, in one line.
+
+        Args:
+            track: a row of a token corpus, with codes, lyrics and the path of its audio.
+            spec: of the corpus.
+
+        Raises:
+            InputError: the aligner can't work on this corpus at all.
+        """

@@ -1,4 +1,4 @@
-"""Many Conditions into one: starts and positions are summed, memories and prefixes are joined.
+"""Many Conditions into one: starts and positions are summed, the rest is joined.
 
 It does not know who made them. Shapes: B batch, T code positions, S memory positions, D width.
 """
@@ -12,19 +12,16 @@ from conditioning.base import Condition
 
 
 def fuse(conditions: Sequence[Condition]) -> Condition:
-    """The Condition that all of them together make; an empty sequence gives an empty one.
-
-    Losses of one name are summed too, so that none is lost.
-    """
+    """The Condition that all of them together make; an empty sequence gives an empty one."""
     memories = [c for c in conditions if c.memory is not None]
     prefixes = [c.prefix for c in conditions if c.prefix is not None]
     return Condition(
         start=_sum([c.start for c in conditions if c.start is not None]),
         position=_sum([c.position for c in conditions if c.position is not None]),
         memory=torch.cat([c.memory for c in memories], 1) if memories else None,  # type: ignore[misc]
-        memory_mask=torch.cat([_mask(c) for c in memories], 1) if memories else None,
+        memory_mask=_masks(memories),
         prefix=torch.cat(prefixes, 1) if prefixes else None,
-        loss=_losses(conditions),
+        losses=tuple(loss for c in conditions for loss in c.losses),
     )
 
 
@@ -32,12 +29,11 @@ def _sum(parts: list[Tensor]) -> Tensor | None:
     return sum(parts[1:], parts[0]) if parts else None
 
 
-def _losses(conditions: Sequence[Condition]) -> dict[str, Tensor]:
-    total: dict[str, Tensor] = {}
-    for condition in conditions:
-        for name, value in condition.loss.items():
-            total[name] = total[name] + value if name in total else value
-    return total
+def _masks(memories: Sequence[Condition]) -> Tensor | None:
+    """All masks joined, or None if there is none: a memory without one can be read everywhere."""
+    if all(c.memory_mask is None for c in memories):
+        return None
+    return torch.cat([_mask(c) for c in memories], 1)
 
 
 def _mask(condition: Condition) -> Tensor:

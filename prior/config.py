@@ -4,32 +4,31 @@ The published shapes are those of the paper (arXiv 2005.00341, appendix B.2).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from codec.tokens import TokenSpec
 from plugins.ground.config import build_config
+from plugins.ground.errors import InputError, first_problem
 from plugins.registry import PluginRecord
-
-PatternName = Literal["dense", "row", "column", "previous"]
-PATTERN_NAMES: tuple[str, ...] = get_args(PatternName)
+from prior.attention.orders import FACTORED, PatternName, attention_order
 
 
-class TransformerConfig(BaseModel):
-    """The shape of a transformer, whatever it models."""
+class LayersConfig(BaseModel):
+    """The layers of a transformer, whatever they see."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    context: int = Field(ge=1)
-    """Positions that it sees."""
     width: int = Field(ge=1)
     depth: int = Field(ge=1)
     heads: int = Field(1, ge=1)
     blocks: int = Field(1, ge=1)
-    """The context is folded as `blocks` blocks of equal length."""
-    patterns: tuple[PatternName, ...] = Field(("row", "column", "previous"), min_length=1)
+    """All positions are folded as `blocks` blocks of equal length."""
+    patterns: tuple[PatternName, ...] = Field(FACTORED, min_length=1)
     """What each layer's queries may see; repeated over the layers."""
+    spread: int = Field(1, ge=1)
+    """Positions at the end of each block that "spread" layers see."""
     attention_ratio: float = Field(0.25, gt=0)
     """Width of queries, keys and values, all heads together, over `width`."""
     mlp_ratio: float = Field(1.0, gt=0)
@@ -42,11 +41,7 @@ class TransformerConfig(BaseModel):
     """Of the inputs and of both residual branches, in training."""
 
     @model_validator(mode="after")
-    def _shapes_divide(self) -> "TransformerConfig":
-        if self.context % self.blocks:
-            raise ValueError(
-                f"a context of {self.context} can't be folded into {self.blocks} blocks"
-            )
+    def _heads_divide(self) -> "LayersConfig":
         if self.attention_width < 1 or self.attention_width % self.heads:
             raise ValueError(
                 f"an attention width of {self.attention_width} ({self.attention_ratio} x "
@@ -69,9 +64,37 @@ class TransformerConfig(BaseModel):
         return self.patterns[layer % len(self.patterns)]
 
 
-class PriorConfig(TransformerConfig):
+class TransformerConfig(LayersConfig):
+    """A transformer over a known number of positions."""
+
+    context: int = Field(ge=1)
+    """Positions that it sees."""
+    prefix: int = Field(0, ge=0)
+    """Those of them that lie ahead of what it models; "prefix" layers look back at them."""
+    memory: int = Field(0, ge=0)
+    """Positions of another sequence, which "memory" layers read."""
+
+    @model_validator(mode="after")
+    def _layers_fit(self) -> "TransformerConfig":
+        if self.context % self.blocks:
+            raise ValueError(
+                f"a context of {self.context} can't be folded into {self.blocks} blocks"
+            )
+        if "spread" in self.patterns and self.spread > self.context // self.blocks:
+            raise ValueError(f"spread is {self.spread}, more than a block's length")
+        for part in ("memory", "prefix"):
+            if part in self.patterns[: self.depth] and not getattr(self, part):
+                raise ValueError(f"there are layers that read a {part}, but no conditioner has one")
+        if self.memory and "memory" not in self.patterns[: self.depth]:
+            raise ValueError("there is a memory, but no layer reads it: give a pattern 'memory'")
+        return self
+
+
+class PriorConfig(LayersConfig):
     """Everything that is needed to build a prior again; it travels with the checkpoint."""
 
+    context: int = Field(ge=1)
+    """Codes that it sees; a prefix of its conditioners comes ahead of them."""
     spec: TokenSpec
     """Of the codes that it was made for."""
     stream: str
@@ -97,6 +120,20 @@ class PriorConfig(TransformerConfig):
         if odd := [name for name in names if "." in name or "/" in name]:
             raise ValueError(f"conditioner {odd[0]!r}: its name may hold neither '.' nor '/'")
         return self
+
+    def transformer(self, prefix: int = 0, memory: int = 0) -> TransformerConfig:
+        """The transformer over a prefix of that length and the codes.
+
+        Raises:
+            InputError: these layers can't be laid over so many positions.
+        """
+        layers = {name: getattr(self, name) for name in LayersConfig.model_fields}
+        try:
+            return TransformerConfig(
+                **layers, context=prefix + self.context, prefix=prefix, memory=memory
+            )
+        except ValidationError as error:
+            raise InputError(f"setting {first_problem(error)}") from error
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -133,6 +170,30 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "separate_embeddings": True,
         "condition_output": False,
     },
+    # Published, level 2: the same with seven layers more, which read a lyric encoder.
+    "5b_lyrics": {
+        "context": 8192,
+        "width": 4800,
+        "depth": 79,
+        "heads": 8,
+        "blocks": 128,
+        "patterns": attention_order(10),
+        "res_scale": True,
+        "init_scale": 0.1,
+        "separate_embeddings": True,
+        "condition_output": False,
+    },
+    # Published, level 2: one transformer over lyrics and codes.
+    "1b_lyrics": {
+        "context": 6144,
+        "width": 2048,
+        "depth": 72,
+        "heads": 2,
+        "blocks": 64,
+        "patterns": attention_order(12),
+        "res_scale": True,
+        "init_scale": 0.2,
+    },
 }
 """Shapes by name, without stream and conditioners: `preset` completes them."""
 
@@ -141,6 +202,11 @@ CONDITIONERS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "small": {"codes": {"width": 256, "depth": 8}},
     "upsampler": {"timing": {"bins": 128}},
     "5b": {"timing": {"bins": 128, "total_seconds": (60, 600)}},
+    "5b_lyrics": {
+        "timing": {"bins": 128, "total_seconds": (23.8, 600)},
+        "lyrics_memory": {"tokens": 512},
+    },
+    "1b_lyrics": {"timing": {"bins": 64}, "lyrics_prefix": {"tokens": 384}},
 }
 """Settings of conditioners by preset and registry name, over the conditioners' own defaults."""
 

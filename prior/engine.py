@@ -1,8 +1,9 @@
 """The engine: one code after another, from caches. It knows neither levels nor labels.
 
 It does not know where uniforms come from either: it draws with those it is handed, by inverse
-CDF, so a result depends on nothing else. Shapes:
-B batch, P codes of a prompt, V codes of the stream, W width.
+CDF, so a result depends on nothing else. Tokens are what the prior predicts: codes, numbered
+behind the tokens of its prefix, if it has one. Shapes:
+B batch, P codes of a prompt, V tokens, W width.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from conditioning.base import Condition
 from plugins.ground.errors import InputError
-from prior.attention.kernels import Chosen
 from prior.prior import NOTHING, Prior
 
 
@@ -85,53 +85,65 @@ class Engine:
     again for the same Condition: each `prefill` begins anew.
     """
 
-    def __init__(self, prior: Prior, condition: Condition = NOTHING, batch: int = 1) -> None:
+    def __init__(
+        self,
+        prior: Prior,
+        condition: Condition = NOTHING,
+        batch: int = 1,
+        length: int | None = None,
+    ) -> None:
         """Allocate the caches.
 
         Args:
             prior: put into evaluation mode.
             condition: of the batch, over the whole context.
             batch: B.
+            length: codes that there will be at most, prompt included; the context by default.
         """
         self.prior = prior.eval()
         self.condition = condition
         self.batch = batch
         self.position = 0
         """Codes known so far, and the position that the last logits are for."""
+        self.length = prior.config.context if length is None else length
         with torch.inference_mode():
-            self.caches = prior.transformer.caches(batch, Chosen(prior.attention))
+            self.caches = prior.transformer.caches(
+                batch, prior.kernel, prior.memory_kernel(condition), prior.prefix + self.length
+            )
 
     @torch.inference_mode()
     def prefill(self, codes: Tensor) -> Tensor:
         """Take up a prompt [B, P], which may be empty, in one pass: logits [B, V] of code P.
 
         Raises:
-            InputError: the prompt leaves no room in the context, or has another batch.
+            InputError: the prompt leaves no room, or has another batch; the Condition lacks what
+                this prior needs.
         """
         prior, length = self.prior, codes.shape[1]
-        if len(codes) != self.batch or length >= prior.config.context:
+        prior.check(self.condition)
+        if len(codes) != self.batch or length >= self.length:
             raise InputError(
-                f"a prompt of shape {list(codes.shape)} for a batch of {self.batch} and a "
-                f"context of {prior.config.context} codes"
+                f"a prompt of shape {list(codes.shape)} for a batch of {self.batch} and "
+                f"{self.length} codes in all"
             )
         for cache in self.caches:
             cache.clear()
         x = prior.inputs(codes, self.condition)
         self.position = length
-        return self._logits(prior.transformer(x, self.caches))
+        return self._logits(prior.transformer(x, self.caches, self.condition.memory))
 
     @torch.inference_mode()
-    def step(self, codes: Tensor) -> Tensor:
-        """Take up one more code for each item [B]: logits [B, V] of the one after it.
+    def step(self, tokens: Tensor) -> Tensor:
+        """Take up one more token for each item [B]: logits [B, V] of the one after it.
 
         Raises:
             InputError: the context has no position after it.
         """
         prior, told, position = self.prior, self.condition.position, self.position + 1
-        if position >= prior.config.context:
-            raise InputError(f"the context of {prior.config.context} codes is full")
+        if position >= self.length:
+            raise InputError(f"the {self.length} codes that there is room for are there")
         self.position = position
-        x = prior.embedding(codes[:, None]) + prior.positions[position]
+        x = prior.embedding(tokens[:, None]) + prior.positions[prior.prefix + position]
         if told is not None:
             x = x + told[:, position : position + 1]
         return self._logits(prior.transformer(x, self.caches))
@@ -145,16 +157,18 @@ class Engine:
     ) -> Iterator[Tensor]:
         """As `generate`, giving the new codes [B] of one position after the other."""
         self._check(prompt, stop, uniforms)
-        codes = prompt
+        tokens = prompt
         for turn in range(stop - prompt.shape[1]):
-            logits = self.step(codes) if turn else self.prefill(prompt)
+            logits = self.step(tokens) if turn else self.prefill(prompt)
             with torch.inference_mode():
                 if uniforms is None:
-                    codes = logits.argmax(-1)
+                    tokens = logits.argmax(-1)
                 else:
                     drawn = draw(filter_logits(logits, drawing), uniforms[:, turn].cpu())
-                    codes = drawn.to(logits.device)
-            yield codes
+                    tokens = drawn.to(logits.device)
+            # A token of the prefix's vocabulary, which a trained prior hardly ever draws, is fed
+            # back as it is, but no code.
+            yield (tokens - self.prior.prefix_vocab).clamp(min=0)
 
     def generate(
         self, prompt: Tensor, stop: int, uniforms: Tensor | None = None, drawing: Drawing = PLAIN
@@ -163,7 +177,7 @@ class Engine:
 
         Args:
             prompt: [B, P] int64, P from 0 to `stop`.
-            stop: codes wanted, up to the context.
+            stop: codes wanted, up to the engine's length.
             uniforms: [B, stop - P] float64 in [0, 1), one for each new code; None takes the
                 likeliest codes (the first of equals).
             drawing: how uniforms become codes.
@@ -178,9 +192,9 @@ class Engine:
         return torch.cat([prompt, torch.stack(new, 1)], 1) if new else prompt
 
     def _check(self, prompt: Tensor, stop: int, uniforms: Tensor | None) -> None:
-        length, context = prompt.shape[1], self.prior.config.context
-        if not length <= stop <= context:
-            raise InputError(f"can't go from {length} to {stop} codes in a context of {context}")
+        length = prompt.shape[1]
+        if not length <= stop <= self.length:
+            raise InputError(f"can't go from {length} to {stop} codes: room is for {self.length}")
         wanted = (self.batch, stop - length)
         if uniforms is not None and tuple(uniforms.shape) != wanted:
             raise InputError(f"uniforms of shape {tuple(uniforms.shape)} instead of {wanted}")

@@ -1,25 +1,35 @@
 """The prior: codes as integers in, logits of each next code out. It knows no audio.
 
 An autoregressive transformer over one stream's codes (paper section 4), told about the track by
-conditioners that it builds by name. Shapes:
-B batch, T code positions of a window, W width, V codes of the stream, H heads.
+conditioners that it builds by name. Some of them put tokens ahead of the codes, a prefix, which is
+modelled with them over one vocabulary: the prefix's tokens first, then the codes. Shapes:
+B batch, T code positions of a window, S prefix positions, W width, V tokens, H heads.
 """
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import cast
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conditioning.base import Condition, Conditioner, Site, Track, Window
+from conditioning.base import AuxiliaryLoss, Condition, Conditioner, Site, Track, Window
 from conditioning.fuse import fuse
 from plugins import registry
+from plugins.ground.config import build_config
 from plugins.ground.errors import InputError
-from prior.attention.kernels import AUTO, Attend, AttentionRequest, Chosen, Recording, choose
-from prior.config import PriorConfig
+from prior.attention.kernels import (
+    AUTO,
+    Attend,
+    AttentionRequest,
+    Chosen,
+    Masked,
+    Recording,
+    choose,
+)
+from prior.config import PriorConfig, TransformerConfig
 from prior.transformer import Transformer
 
 NOTHING = Condition()
@@ -29,9 +39,19 @@ NOTHING = Condition()
 class Output:
     """What a forward pass gives."""
 
-    logits: Tensor | None  # [B, T, V] of the code at each position; None if stopped early
-    hidden: Tensor  # [B, T, W] residual stream after the last layer that ran
-    attention: Mapping[int, Tensor] = field(default_factory=dict)  # layer -> [B, H, T, T]
+    logits: Tensor | None  # [B, S + T, V] of the token at each position; None if stopped early
+    hidden: Tensor  # [B, S + T, W] residual stream after the last layer that ran
+    attention: Mapping[int, Tensor] = field(default_factory=dict)
+    # layer -> [B, H, S + T, K] weights; K is S + T, or the length of the memory
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a prior is trained on; [] each."""
+
+    total: Tensor  # mean over codes and the positions of all others, each by its weight
+    codes: Tensor  # mean cross-entropy in nats per code
+    others: Mapping[str, Tensor]  # name -> mean in nats per position
 
 
 class Prior(nn.Module):
@@ -49,15 +69,20 @@ class Prior(nn.Module):
         """Name of the attention kernel; set by `use_attention`, no part of the weights."""
         self.site = site_of(config)
         self.conditioners = build_conditioners(config) if conditioners is None else conditioners
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
-        self.positions = nn.Parameter(torch.empty(config.context, config.width))
-        started = any(part.provides.start for _, part in self._parts())
+        provided = [part.provides for _, part in self._parts()]
+        self.prefix = sum(p.prefix for p in provided)
+        """S."""
+        self.prefix_vocab = sum(p.prefix_vocab for p in provided)
+        """V less the codes of the stream."""
+        shape = config.transformer(self.prefix, sum(p.memory for p in provided))
+        tokens = self.prefix_vocab + config.vocab_size
+        self.embedding = nn.Embedding(tokens, config.width)
+        self.positions = nn.Parameter(torch.empty(shape.context, config.width))
+        started = any(p.start for p in provided)
         self.start = None if started else nn.Parameter(torch.empty(1, config.width))
-        self.transformer = Transformer(config)
+        self.transformer = Transformer(shape)
         self.output = (
-            nn.Linear(config.width, config.vocab_size, bias=False)
-            if config.separate_embeddings
-            else None
+            nn.Linear(config.width, tokens, bias=False) if config.separate_embeddings else None
         )
         self._initialise()
 
@@ -85,15 +110,36 @@ class Prior(nn.Module):
         """In training, keep only each layer's input and compute the rest again: less memory."""
         self.transformer.recompute = on
 
+    @property
+    def kernel(self) -> Attend:
+        """How layers attend."""
+        return Chosen(self.attention)
+
+    def memory_kernel(self, condition: Condition) -> Attend:
+        """How layers attend to the memory of a Condition: kernels know of no holes in one."""
+        mask = condition.memory_mask
+        return self.kernel if mask is None else Masked(mask)
+
     def adopt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of a prior with smaller vocabularies, fitted to this one's."""
         fitted = dict(state)
+        for table in ("embedding.weight", "output.weight"):
+            if table in state:
+                fitted[table] = self._with_prefix_rows(state[table])
         for name, conditioner in self.conditioners.items():
             own = f"conditioners.{name}."
             old = {k[len(own) :]: t for k, t in state.items() if k.startswith(own)}
             assert isinstance(conditioner, Conditioner)
             fitted |= {own + key: tensor for key, tensor in conditioner.adopt(old).items()}
         return fitted
+
+    def _with_prefix_rows(self, table: Tensor) -> Tensor:
+        """A table of tokens [V', W] whose prefix knew fewer, new ones starting as its first."""
+        missing = self.prefix_vocab + self.config.vocab_size - len(table)
+        if missing <= 0 or missing >= self.prefix_vocab:
+            return table
+        old = self.prefix_vocab - missing
+        return torch.cat([table[:old], table[:1].expand(missing, -1), table[old:]])
 
     def prepare(
         self, track: Track, window: Window, rng: np.random.Generator | None = None
@@ -108,20 +154,37 @@ class Prior(nn.Module):
     def condition(self, batch: Mapping[str, Tensor]) -> Condition:
         """The Condition of a batch of `prepare`d tensors [B, ...]; other names are ignored."""
         made: list[Condition] = []
+        known = 0  # tokens of the prefixes so far
         for name, part in self._parts():
             own = f"{name}/"
-            made.append(part({k[len(own) :]: t for k, t in batch.items() if k.startswith(own)}))
+            one = part({k[len(own) :]: t for k, t in batch.items() if k.startswith(own)})
+            if one.prefix is not None:
+                one = replace(one, prefix=one.prefix + known)
+                known += part.provides.prefix_vocab
+            made.append(one)
         return fuse(made)
 
-    def inputs(self, codes: Tensor, condition: Condition = NOTHING) -> Tensor:
-        """Input vectors of the positions 0..P from the codes [B, P] before them: [B, P + 1, W].
+    def tokens(self, codes: Tensor, condition: Condition = NOTHING) -> Tensor:
+        """The prefix and codes [B, P] over one vocabulary, [B, S + P]."""
+        numbered = codes + self.prefix_vocab
+        return numbered if condition.prefix is None else torch.cat([condition.prefix, numbered], 1)
 
-        The input at position i is the embedding of code i - 1, at 0 the start.
+    def inputs(self, codes: Tensor, condition: Condition = NOTHING) -> Tensor:
+        """Input vectors of all positions up to code P from the codes [B, P]: [B, S + P + 1, W].
+
+        The input at position i is the embedding of token i - 1, at 0 the start.
         """
-        length = codes.shape[1] + 1
+        embedded = self.embedding(self.tokens(codes, condition))
         start = self._start(condition).expand(len(codes), 1, -1)
-        x = torch.cat([start, self.embedding(codes)], 1) + self.positions[:length]
-        return x if condition.position is None else x + condition.position[:, :length]
+        x = torch.cat([start, embedded], 1) + self.positions[: embedded.shape[1] + 1]
+        told = self.told(condition, codes.shape[1] + 1)
+        return x if told is None else x + told
+
+    def told(self, condition: Condition, length: int) -> Tensor | None:
+        """The Condition's positions, nothing over the prefix, then `length`: [B, S + length, W]."""
+        if condition.position is None:
+            return None
+        return F.pad(condition.position[:, :length], (0, 0, self.prefix, 0))
 
     def head(self, hidden: Tensor, position: Tensor | None = None) -> Tensor:
         """Logits [..., V] of hidden vectors [..., W].
@@ -142,7 +205,7 @@ class Prior(nn.Module):
         upto: int | None = None,
         record: Collection[int] = (),
     ) -> Output:
-        """Logits of every code from those before it.
+        """Logits of every token from those before it.
 
         Args:
             codes: [B, T], T up to the context.
@@ -152,28 +215,27 @@ class Prior(nn.Module):
 
         Raises:
             InputError: more codes than the context, a Condition of another length or without
-                the start that this prior needs, or no such layer.
+                what this prior needs, or no such layer.
         """
-        self._check(codes, condition, [*record, *([] if upto is None else [upto])])
-        count = self.config.depth if upto is None else upto + 1
-        recordings = {layer: Recording() for layer in record if layer < count}
-        kernel = Chosen(self.attention)
-        attends: list[Attend] = [recordings.get(layer, kernel) for layer in range(count)]
+        length, last = codes.shape[1], self.config.depth - 1 if upto is None else upto
+        self.check(condition)
+        self._check(length, condition, [*record, last])
+        recordings = {layer: self._recording(layer, condition) for layer in record if layer <= last}
+        attends = [self._attend(layer, condition) for layer in range(last + 1)]
+        for layer, recording in recordings.items():
+            attends[layer] = recording
         x = F.dropout(self.inputs(codes[:, :-1], condition), self.config.dropout, self.training)
-        hidden = self.transformer(x, attends)
-        position = condition.position
+        hidden = self.transformer(x, attends, condition.memory)
         return Output(
-            logits=self.head(hidden, None if position is None else position[:, : codes.shape[1]])
-            if upto is None
-            else None,
+            logits=self.head(hidden, self.told(condition, length)) if upto is None else None,
             hidden=hidden,
             attention={layer: kept.recorded for layer, kept in recordings.items()},
         )
 
-    def loss(
+    def losses(
         self, codes: Tensor, condition: Condition = NOTHING, mask: Tensor | None = None
-    ) -> Tensor:
-        """Mean cross-entropy in nats per code, plus the Condition's auxiliary losses.
+    ) -> Losses:
+        """How surprised the prior is by codes, by its prefix, and what its conditioners learn.
 
         Args:
             codes: [B, T].
@@ -181,36 +243,78 @@ class Prior(nn.Module):
             mask: [B, T] bool, True where a code counts; all do by default.
         """
         logits = self(codes, condition).logits
-        losses = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="none")
-        if mask is None:
-            mean = losses.mean()
-        else:
-            counted = mask.flatten().to(losses.dtype)
-            mean = (losses * counted).sum() / counted.sum().clamp(min=1)
-        return mean + sum(condition.loss.values())
+        surprises = F.cross_entropy(
+            logits.flatten(0, 1).float(), self.tokens(codes, condition).flatten(), reduction="none"
+        ).view(len(codes), -1)
+        ahead, own = surprises[:, : self.prefix], surprises[:, self.prefix :]
+        counted = torch.ones_like(own) if mask is None else mask.to(own.dtype)
+        mean = (own * counted).sum() / counted.sum().clamp(min=1)
+        others = [*condition.losses, *self._prefix_losses(ahead)]
+        total, positions = mean * codes.shape[1], codes.shape[1]
+        for other in others:
+            total = total + other.weight * other.positions * other.mean
+            positions += other.positions
+        return Losses(total / positions, mean, {other.name: other.mean for other in others})
+
+    def loss(
+        self, codes: Tensor, condition: Condition = NOTHING, mask: Tensor | None = None
+    ) -> Tensor:
+        """What training minimises: `losses(...).total`."""
+        return self.losses(codes, condition, mask).total
+
+    def _prefix_losses(self, surprises: Tensor) -> list[AuxiliaryLoss]:
+        """Of each conditioner's part of the prefix, from [B, S]."""
+        made, start = [], 0
+        for name, part in self._parts():
+            if length := part.provides.prefix:
+                mean = surprises[:, start : start + length].mean()
+                made.append(AuxiliaryLoss(name, mean, length, part.provides.prefix_weight))
+                start += length
+        return made
+
+    def _attend(self, layer: int, condition: Condition) -> Attend:
+        return self.memory_kernel(condition) if self._reads_memory(layer) else self.kernel
+
+    def _recording(self, layer: int, condition: Condition) -> Recording:
+        return Recording(condition.memory_mask if self._reads_memory(layer) else None)
+
+    def _reads_memory(self, layer: int) -> bool:
+        return self.config.pattern_of(layer) == "memory"
 
     def _parts(self) -> Iterator[tuple[str, Conditioner]]:
         for name, part in self.conditioners.items():
             yield name, cast(Conditioner, part)
 
     def _start(self, condition: Condition) -> Tensor:
-        if condition.start is not None:
-            return condition.start
-        if self.start is None:
-            names = ", ".join(self.conditioners)
-            raise InputError(f"this prior starts from its conditioners ({names}): give a Condition")
-        return self.start
+        start = self.start if condition.start is None else condition.start
+        assert start is not None  # `check` saw to that
+        return start
 
-    def _check(self, codes: Tensor, condition: Condition, layers: Collection[int]) -> None:
-        length, context = codes.shape[1], self.config.context
+    def check(self, condition: Condition) -> None:
+        """Refuse a Condition that lacks what this prior's conditioners make.
+
+        Raises:
+            InputError: says what is missing.
+        """
+        for part, needed in (
+            ("start", self.start is None),
+            ("memory", self.transformer.config.memory),
+            ("prefix", self.prefix),
+        ):
+            if needed and getattr(condition, part) is None:
+                names = ", ".join(self.conditioners)
+                raise InputError(f"this prior needs a {part} from its conditioners ({names})")
+
+    def _check(self, length: int, condition: Condition, layers: Collection[int]) -> None:
+        context, count = self.config.context, len(self.transformer.layers)
         if not 1 <= length <= context:
             raise InputError(f"{length} codes for a prior whose context is 1 to {context} codes")
         if condition.position is not None and condition.position.shape[1] < length:
             told = condition.position.shape[1]
             raise InputError(f"a Condition of {told} positions for {length} codes")
         for layer in layers:
-            if not 0 <= layer < self.config.depth:
-                raise InputError(f"no layer {layer}: layers are 0 to {self.config.depth - 1}")
+            if not 0 <= layer < count:
+                raise InputError(f"no layer {layer}: layers are 0 to {count - 1}")
 
 
 def check_attention(
@@ -236,26 +340,24 @@ def site_of(config: PriorConfig) -> Site:
         sample_rate=config.spec.sample_rate,
         stream=config.spec.streams[place],
         upper=config.spec.streams[place + 1] if place + 1 < len(names) else None,
+        transformer=_transformer,
     )
+
+
+def _transformer(**settings: Any) -> Transformer:
+    """What is lent to conditioners."""
+    return Transformer(build_config(TransformerConfig, {"": {}}, "", settings))
 
 
 def build_conditioners(config: PriorConfig) -> nn.ModuleDict:
     """The conditioners of a config by name, freshly initialised.
 
     Raises:
-        InputError: one is not installed, refuses its config, or makes what this transformer has
-            no layers to read.
+        InputError: one is not installed or refuses its config.
     """
     site = site_of(config)
     built = nn.ModuleDict()
     for record in config.conditioners:
         cls, cls_config = registry.restore(registry.CONDITIONERS, record)
-        conditioner: Conditioner = cls(cls_config, site)
-        for part in ("memory", "prefix"):
-            if getattr(conditioner.provides, part):
-                raise InputError(
-                    f"conditioner {record.name!r} makes a {part}, but this transformer has no "
-                    f"layers that read one"
-                )
-        built[record.name] = conditioner
+        built[record.name] = cls(cls_config, site)
     return built

@@ -1,19 +1,20 @@
 """The transformer: vectors in, vectors out, causal by its patterns. It knows no codes.
 
 Pre-norm residual layers without a final norm (paper appendix B.2). Shapes:
-B batch, T positions, W width, H heads, D width of a head.
+B batch, T positions, S positions of a memory, W width, H heads, D width of a head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from prior.attention.cache import LayerCache
-from prior.attention.kernels import Attend
-from prior.attention.pattern import Pattern, make_pattern
+from prior.attention.cache import LayerCache, MemoryCache
+from prior.attention.kernels import Attend, Chosen
+from prior.attention.pattern import Memory, Pattern, SelfPattern, make_pattern
 from prior.config import TransformerConfig
 
 
@@ -36,13 +37,40 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.attention_width)
         self.out = nn.Linear(config.attention_width, config.width)
 
-    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, attend: Attend, memory: Tensor | None = None) -> Tensor:
         """[B, T, W] -> [B, T, W]."""
-        batch, length, _ = x.shape
-        qkv = self.qkv(x).view(batch, length, 3, self.heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, T, D]
-        mixed = attend(q, k, v, self.pattern)
-        return self.out(mixed.transpose(1, 2).reshape(batch, length, -1))
+        q, k, v = _split(self.qkv(x), 3, self.heads)
+        return self.out(_join(attend(q, k, v, self.pattern)))
+
+
+class MemoryAttention(nn.Module):
+    """Multi-head attention to another sequence (paper section 4.3: to the lyrics)."""
+
+    def __init__(self, config: TransformerConfig, pattern: Memory) -> None:
+        super().__init__()
+        self.pattern = pattern
+        self.heads = config.heads
+        self.query = nn.Linear(config.width, config.attention_width)
+        self.memory = nn.Linear(config.width, 2 * config.attention_width)
+        self.out = nn.Linear(config.attention_width, config.width)
+
+    def forward(self, x: Tensor, attend: Attend, memory: Tensor | None = None) -> Tensor:
+        """[B, T, W] and a memory [B, S, W], which a cache may have kept -> [B, T, W]."""
+        (q,) = _split(self.query(x), 1, self.heads)
+        kept = attend.kept if isinstance(attend, MemoryCache) else None
+        k, v = kept or _split(self.memory(memory), 2, self.heads)
+        return self.out(_join(attend(q, k, v, self.pattern)))
+
+
+def _split(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """[B, T, parts x H x D] -> `parts` of [B, H, T, D]."""
+    batch, length, _ = x.shape
+    return x.view(batch, length, parts, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def _join(x: Tensor) -> Tensor:
+    """[B, H, T, D] -> [B, T, H x D]."""
+    return x.transpose(1, 2).flatten(2)
 
 
 class Layer(nn.Module):
@@ -52,7 +80,11 @@ class Layer(nn.Module):
         super().__init__()
         self.scale = 1 / config.depth if config.res_scale else 1.0
         self.attention_norm = nn.LayerNorm(config.width)
-        self.attention = Attention(config, pattern)
+        self.attention = (
+            MemoryAttention(config, pattern)
+            if isinstance(pattern, Memory)
+            else Attention(config, pattern)
+        )
         self.mlp_norm = nn.LayerNorm(config.width)
         self.mlp = nn.Sequential(
             nn.Linear(config.width, config.mlp_width),
@@ -61,9 +93,9 @@ class Layer(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, attend: Attend) -> Tensor:
-        """[B, T, W] -> [B, T, W]."""
-        attended = self.dropout(self.attention(self.attention_norm(x), attend))
+    def forward(self, x: Tensor, attend: Attend, memory: Tensor | None = None) -> Tensor:
+        """[B, T, W] and a memory [B, S, W], if the layer reads one -> [B, T, W]."""
+        attended = self.dropout(self.attention(self.attention_norm(x), attend, memory))
         # The MLP reads the unscaled sum, and both branches are scaled together after it.
         inner = x + attended
         both = inner + self.dropout(self.mlp(self.mlp_norm(inner)))
@@ -79,42 +111,74 @@ class Transformer(nn.Module):
         self.recompute = False
         """Keep only the layers' inputs for the backward pass and compute the rest again."""
         self.layers = nn.ModuleList(
-            Layer(config, make_pattern(config.pattern_of(i), config.context, config.blocks))
-            for i in range(config.depth)
+            Layer(config, _pattern(config, layer)) for layer in range(config.depth)
         )
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02 * config.init_scale)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, x: Tensor, attends: Sequence[Attend]) -> Tensor:
+    def forward(
+        self, x: Tensor, attends: Sequence[Attend] | None = None, memory: Tensor | None = None
+    ) -> Tensor:
         """Run the first `len(attends)` layers.
 
         Args:
             x: [B, T, W], positions 0..T-1, or the next ones where `attends` are caches.
-            attends: how each layer attends: kernels, or what stands in for them.
+            attends: how each layer attends: kernels, or what stands in for them; all layers with
+                the fastest kernels unless given.
+            memory: [B, S, W], for layers that read one.
 
         Returns:
             The residual stream [B, T, W]; there is no final norm.
         """
+        attends = [Chosen()] * len(self.layers) if attends is None else attends
         keep = self.recompute and self.training and torch.is_grad_enabled()
         for layer, attend in zip(self.layers, attends, strict=False):
-            x = checkpoint(layer, x, attend, use_reentrant=False) if keep else layer(x, attend)
+            if keep:
+                x = checkpoint(layer, x, attend, memory, use_reentrant=False)
+            else:
+                x = layer(x, attend, memory)
         return x
 
-    def caches(self, batch: int, kernel: Attend) -> list[LayerCache]:
-        """An empty cache for each layer, on the device and in the dtype of the weights."""
+    def caches(
+        self, batch: int, kernel: Attend, memory_kernel: Attend, length: int | None = None
+    ) -> list[LayerCache | MemoryCache]:
+        """An empty cache for each layer, on the device and in the dtype of the weights.
+
+        Args:
+            batch: B.
+            kernel: for passes over many positions.
+            memory_kernel: for layers that read a memory.
+            length: positions that will come; all by default.
+        """
+        weight = next(self.parameters())
         width = self.config.attention_width // self.config.heads
-        return [
-            LayerCache(
-                layer.attention.pattern,
-                batch,
-                self.config.heads,
-                width,
-                kernel=kernel,
-                dtype=layer.attention.qkv.weight.dtype,
-                device=layer.attention.qkv.weight.device,
-            )
-            for layer in self.layers
-            if isinstance(layer, Layer)
-        ]
+        made: list[LayerCache | MemoryCache] = []
+        for layer in cast(Iterable[Layer], self.layers):
+            pattern = layer.attention.pattern
+            if isinstance(pattern, SelfPattern):
+                made.append(
+                    LayerCache(
+                        pattern.at_most(length or self.config.context),
+                        batch,
+                        self.config.heads,
+                        width,
+                        kernel=kernel,
+                        dtype=weight.dtype,
+                        device=weight.device,
+                    )
+                )
+            else:
+                made.append(MemoryCache(memory_kernel))
+        return made
+
+
+def _pattern(config: TransformerConfig, layer: int) -> Pattern:
+    return make_pattern(
+        config.pattern_of(layer),
+        config.context,
+        config.blocks,
+        prefix=config.prefix,
+        spread=config.spread,
+    )

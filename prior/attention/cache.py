@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plugins.ground.errors import InputError
 from prior.attention.kernels import Attend
-from prior.attention.pattern import Pattern, last_in_slots
+from prior.attention.pattern import Pattern, SelfPattern, last_in_slots
 
 
 class LayerCache:
@@ -18,11 +18,20 @@ class LayerCache:
 
     The first call may bring many positions, which `kernel` attends over; each call after that
     brings one, which sees one slice of the cache.
+
+    Args:
+        pattern: over at least as many positions as will come.
+        batch: B.
+        heads: H.
+        width: D.
+        kernel: for the first call.
+        dtype: of keys and values.
+        device: where they are.
     """
 
     def __init__(
         self,
-        pattern: Pattern,
+        pattern: SelfPattern,
         batch: int,
         heads: int,
         width: int,
@@ -39,6 +48,11 @@ class LayerCache:
         self.kernel = kernel
         self.length = 0
         """Positions seen so far."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return 2 * self.keys.nbytes
 
     def clear(self) -> None:
         """Forget all positions; what is left in the slots is never read."""
@@ -78,3 +92,30 @@ class LayerCache:
         positions = torch.tensor(kept, device=k.device)
         self.keys[:, :, slots] = k[:, :, positions].to(self.keys.dtype)
         self.values[:, :, slots] = v[:, :, positions].to(self.values.dtype)
+
+
+class MemoryCache:
+    """Keys and values of a memory, which don't change while codes are sampled. It is an `Attend`.
+
+    Args:
+        kernel: computes the attention.
+    """
+
+    def __init__(self, kernel: Attend) -> None:
+        self.kernel = kernel
+        self.kept: tuple[Tensor, Tensor] | None = None
+        """Keys and values [B, H, S, D] of the first call; later ones need not compute them."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return 2 * self.kept[0].nbytes if self.kept else 0
+
+    def clear(self) -> None:
+        """Forget the memory."""
+        self.kept = None
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
+        """Attention of any number of queries [B, H, T, D] to the memory [B, H, S, D]."""
+        self.kept = (k, v)
+        return self.kernel(q, k, v, pattern)

@@ -2,7 +2,8 @@
 
 Kernels come by name through the registry and can be swapped at any time: all compute the same
 function. `naive` is the oracle. Shapes:
-B batch, H heads, T positions, D width of a head, Z null keys of the pattern.
+B batch, H heads, T queries, K keys (as many as queries, unless they come from a memory), D width
+of a head, Z null keys of the pattern.
 """
 
 import warnings
@@ -20,7 +21,7 @@ from plugins.ground.errors import InputError
 from prior.attention.pattern import PATTERNS, Pattern
 
 Attend = Callable[[Tensor, Tensor, Tensor, Pattern], Tensor]
-"""What a layer calls: (q, k, v, pattern), each tensor [B, H, T, D] -> [B, H, T, D]."""
+"""What a layer calls: (q, k, v, pattern) -> [B, H, T, D]; q [B, H, T, D], k and v [B, H, K, D]."""
 
 AUTO = "auto"
 
@@ -57,7 +58,7 @@ class AttentionKernel(ABC):
 
     @abstractmethod
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
-        """Queries, keys, values [B, H, T, D] of positions 0..T-1 -> [B, H, T, D].
+        """Queries [B, H, T, D], keys and values [B, H, K, D] from position 0 on -> [B, H, T, D].
 
         A query that sees nothing gets zeros.
         """
@@ -73,16 +74,20 @@ class Naive(AttentionKernel):
         return None
 
     def weights(self, q: Tensor, k: Tensor, pattern: Pattern) -> Tensor:
-        """Attention weights [B, H, T, Z + T]; rows of queries that see nothing are zeros."""
-        length, nulls = q.shape[2], pattern.nulls
+        """Attention weights [B, H, T, Z + K]; rows of queries that see nothing are zeros."""
+        nulls = pattern.nulls
         kind = torch.promote_types(q.dtype, torch.float32)
         with torch.autocast(q.device.type, enabled=False):
             keys = F.pad(k, (0, 0, nulls, 0)).to(kind)
             scores = q.to(kind) @ keys.transpose(-1, -2) * q.shape[-1] ** -0.5
-        positions = torch.arange(length, device=q.device)
-        seen = F.pad(pattern.mask(positions, positions), (nulls, 0), value=True)
+        seen = F.pad(self._seen(q, k, pattern), (nulls, 0), value=True)
         # The lowest finite score, since a row of -inf alone would become NaN.
         return scores.masked_fill(~seen, torch.finfo(kind).min).softmax(-1) * seen
+
+    def _seen(self, q: Tensor, k: Tensor, pattern: Pattern) -> Tensor:
+        """Bool that broadcasts to [B, H, T, K]."""
+        queries = torch.arange(q.shape[2], device=q.device)
+        return pattern.mask(queries, torch.arange(k.shape[2], device=q.device))
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
         """See `AttentionKernel`."""
@@ -94,11 +99,26 @@ class Naive(AttentionKernel):
             return (weights[..., pattern.nulls :] @ v.to(weights.dtype)).to(v.dtype)
 
 
-class Recording(Naive):
+class Masked(Naive):
+    """`naive` where some keys are missing from some items: of one memory, for one pass.
+
+    Args:
+        there: bool [B, K], False where there is nothing to see; None: all of it.
+    """
+
+    def __init__(self, there: Tensor | None = None) -> None:
+        self.there = there
+
+    def _seen(self, q: Tensor, k: Tensor, pattern: Pattern) -> Tensor:
+        seen = super()._seen(q, k, pattern)
+        return seen if self.there is None else seen & self.there[:, None, None]
+
+
+class Recording(Masked):
     """`naive` that keeps its weights: for one layer of one pass."""
 
     recorded: Tensor
-    """[B, H, T, T], without the null keys and not renormalised."""
+    """[B, H, T, K], without the null keys and not renormalised."""
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
         """See `AttentionKernel`."""
@@ -121,14 +141,13 @@ class Flash(AttentionKernel):
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
         """See `AttentionKernel`."""
         queries, keys, values = pattern.fold(q), pattern.fold_keys(k), pattern.fold_keys(v)
-        causal, mask, nulls = pattern.causal, None, pattern.nulls
+        nulls, length = pattern.nulls, keys.shape[2]
         if nulls:
             keys, values = F.pad(keys, (0, 0, nulls, 0)), F.pad(values, (0, 0, nulls, 0))
-        if nulls and causal:
-            causal, shape = False, (queries.shape[2], keys.shape[2])
-            mask = torch.ones(shape, dtype=torch.bool, device=q.device).tril(nulls)
+        plain = pattern.causal and not nulls
+        mask = None if plain else pattern.folded_mask(queries.shape[2], length, q.device)
         mixed = F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask, is_causal=causal
+            queries, keys, values, attn_mask=mask, is_causal=plain
         )
         return pattern.unfold(mixed, q.shape[0], q.shape[2])
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from conditioning.base import Condition
+from conditioning.base import AuxiliaryLoss, Condition
 from conditioning.fuse import fuse
 
 
@@ -15,7 +15,7 @@ def test_nothing_gives_an_empty_condition():
         made = fuse(parts)
         assert made.start is made.position is made.memory is made.memory_mask is None
         assert made.prefix is None
-        assert made.loss == {}
+        assert made.losses == ()
 
 
 def test_one_condition_comes_out_as_it_went_in():
@@ -25,12 +25,12 @@ def test_one_condition_comes_out_as_it_went_in():
         memory=ramp(2, 5, 3),
         memory_mask=torch.tensor([[True, True, False, False, True]] * 2),
         prefix=torch.arange(4).view(2, 2),
-        loss={"lyrics": torch.tensor(2.0)},
+        losses=(AuxiliaryLoss("lyrics", torch.tensor(2.0), 8, 0.4),),
     )
     made = fuse([Condition(), part])
     for name in ("start", "position", "memory", "memory_mask", "prefix"):
         assert torch.equal(getattr(made, name), getattr(part, name)), name
-    assert made.loss == part.loss
+    assert made.losses == part.losses
 
 
 def test_starts_and_positions_are_summed():
@@ -61,11 +61,11 @@ def test_prefixes_are_joined_in_order():
     assert made.prefix.tolist() == [[1, 2, 3]]
 
 
-def test_losses_are_collected_and_those_of_one_name_summed():
-    made = fuse(
-        [
-            Condition(loss={"a": torch.tensor(1.0)}),
-            Condition(loss={"a": torch.tensor(2.0), "b": torch.tensor(4.0)}),
-        ]
-    )
-    assert {name: float(value) for name, value in made.loss.items()} == {"a": 3, "b": 4}
+def test_memories_without_masks_need_none():
+    assert fuse([Condition(memory=torch.zeros(2, 2, 3))] * 2).memory_mask is None
+
+
+def test_losses_are_collected():
+    losses = [AuxiliaryLoss(name, torch.tensor(1.0), 8, 0.4) for name in "abc"]
+    made = fuse([Condition(losses=(losses[0],)), Condition(), Condition(losses=tuple(losses[1:]))])
+    assert made.losses == tuple(losses)

@@ -4,12 +4,16 @@ import pytest
 import torch
 
 from plugins.ground.errors import InputError
-from prior.attention.cache import LayerCache
+from prior.attention.cache import LayerCache, MemoryCache
 from prior.attention.kernels import Flash, Naive
-from prior.attention.pattern import PATTERNS
+from prior.attention.pattern import PATTERNS, SelfPattern, make_pattern
 
 BLOCK, BLOCKS = 4, 5
 CONTEXT = BLOCK * BLOCKS
+SELF_PATTERNS = [
+    *(cls(4, 5, n) for cls in PATTERNS.values() if issubclass(cls, SelfPattern) for n in (0, 2)),
+    *(make_pattern(name, 20, 5, prefix=5, spread=3) for name in ("summary", "spread", "prefix")),
+]
 
 
 def empty(pattern, batch=2, dtype=torch.float32):
@@ -21,11 +25,9 @@ def qkv(batch=2):
     return torch.randn(3, batch, 3, CONTEXT, 8, generator=generator).unbind(0)
 
 
-@pytest.mark.parametrize("nulls", [0, 2])
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("name", PATTERNS)
-def test_cached_is_uncached_for_every_prompt_length(name, batch, nulls):
-    pattern = PATTERNS[name](BLOCK, BLOCKS, nulls)
+@pytest.mark.parametrize("pattern", SELF_PATTERNS, ids=repr)
+def test_cached_is_uncached_for_every_prompt_length(pattern, batch):
     q, k, v = qkv(batch)
     whole = Naive()(q, k, v, pattern)
     cache = empty(pattern, batch)
@@ -61,3 +63,14 @@ def test_a_full_or_misused_cache_is_refused():
     cache(q, k, v, pattern)
     with pytest.raises(InputError, match="context of 20 positions is full"):
         cache(q[:, :, :1], k[:, :, :1], v[:, :, :1], pattern)
+
+
+def test_a_memory_is_kept_from_the_first_call_on():
+    pattern, cache = PATTERNS["memory"](BLOCK, BLOCKS), MemoryCache(Flash())
+    q, k, v = qkv()
+    assert cache.kept is None
+    whole = cache(q, k[:, :, :7], v[:, :, :7], pattern)
+    kept = cache.kept
+    assert torch.equal(cache(q, *kept, pattern), whole)
+    cache.clear()
+    assert cache.kept is None

@@ -207,7 +207,7 @@ def test_temperature_divides():
 def test_bad_calls_are_refused():
     prior = prior_of("row")
     engine, nothing, uniforms = Engine(prior, batch=2), codes_of(2, 0), uniforms_of(2)
-    with pytest.raises(InputError, match="from 0 to 21 codes in a context of 20"):
+    with pytest.raises(InputError, match="from 0 to 21 codes: room is for 20"):
         engine.generate(nothing, 21, uniforms)
     with pytest.raises(InputError, match="from 5 to 4 codes"):
         engine.generate(codes_of(2, 5), 4, uniforms)
@@ -221,5 +221,5 @@ def test_bad_calls_are_refused():
     with pytest.raises(InputError, match=r"prompt of shape \[2, 20\]"):
         engine.prefill(codes_of(2))
     engine.prefill(codes_of(2, 19))
-    with pytest.raises(InputError, match="full"):
+    with pytest.raises(InputError, match="20 codes that there is room for are there"):
         engine.step(nothing.new_zeros(2))

@@ -9,9 +9,13 @@ import torch
 from plugins import registry
 from plugins.ground.errors import InputError
 from prior.attention.kernels import AttentionRequest, Flash, Naive, Recording, choose
-from prior.attention.pattern import PATTERNS
+from prior.attention.pattern import PATTERNS, make_pattern
 
 BLOCK, BLOCKS = 4, 3
+PATTERNS_OF_ALL_KINDS = [
+    *(cls(BLOCK, BLOCKS, nulls) for cls in PATTERNS.values() for nulls in (0, 1, 3)),
+    *(make_pattern(name, 12, 3, prefix=2, spread=3) for name in ("summary", "spread", "prefix")),
+]
 LENGTHS = [1, 3, 4, 5, 7, 8, 11, 12]
 CPU = AttentionRequest("cpu", torch.float32, "row", grad=True)
 
@@ -35,20 +39,16 @@ def one_by_one(q, k, v, pattern):
     return out
 
 
-@pytest.mark.parametrize("nulls", [0, 1, 3])
-@pytest.mark.parametrize("name", PATTERNS)
-def test_naive_is_attention_query_by_query(name, nulls):
-    pattern = PATTERNS[name](BLOCK, BLOCKS, nulls)
+@pytest.mark.parametrize("pattern", PATTERNS_OF_ALL_KINDS, ids=repr)
+def test_naive_is_attention_query_by_query(pattern):
     for length in LENGTHS:
         q, k, v = (t.detach() for t in qkv(length))
         torch.testing.assert_close(Naive()(q, k, v, pattern), one_by_one(q, k, v, pattern))
 
 
-@pytest.mark.parametrize("nulls", [0, 1, 3])
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("name", PATTERNS)
-def test_flash_is_naive_in_values_and_gradients(name, batch, nulls):
-    pattern = PATTERNS[name](BLOCK, BLOCKS, nulls)
+@pytest.mark.parametrize("pattern", PATTERNS_OF_ALL_KINDS, ids=repr)
+def test_flash_is_naive_in_values_and_gradients(pattern, batch):
     for length in LENGTHS:
         results = []
         for kernel in (Naive(), Flash()):
@@ -64,7 +64,7 @@ def test_flash_is_naive_in_values_and_gradients(name, batch, nulls):
 @pytest.mark.parametrize("name", PATTERNS)
 def test_flash_is_naive_at_length(name):
     """Long enough for the fused kernel to work in tiles, and no whole number of blocks."""
-    pattern = PATTERNS[name](96, 7)
+    pattern = make_pattern(name, 96 * 7, 7, prefix=50, spread=5)
     q, k, v = (t.detach() for t in qkv(600, 1, 2, 32))
     torch.testing.assert_close(
         Flash()(q, k, v, pattern), Naive()(q, k, v, pattern), atol=2e-6, rtol=1e-5
@@ -102,6 +102,28 @@ def test_recording_keeps_weights_without_null_keys():
     assert kernel.recorded.shape == (2, 3, 10, 10)
     torch.testing.assert_close(kernel.recorded @ v, out)
     assert (kernel.recorded.sum(-1) < 1).all()
+
+
+@pytest.mark.parametrize("keys", [1, 5, 20])
+@pytest.mark.parametrize("kernel", [Naive(), Flash()], ids=["naive", "flash"])
+def test_a_memory_may_be_of_any_length(kernel, keys):
+    pattern = PATTERNS["memory"](BLOCK, BLOCKS)
+    q, (_, k, v) = qkv(10)[0].detach(), (t.detach() for t in qkv(keys))
+    weights = (q @ k.mT / math.sqrt(5)).softmax(-1)
+    torch.testing.assert_close(kernel(q, k, v, pattern), weights @ v)
+
+
+def test_holes_in_a_memory_are_not_seen():
+    pattern = PATTERNS["memory"](BLOCK, BLOCKS)
+    q, (_, k, v) = qkv(10)[0].detach(), (t.detach() for t in qkv(6))
+    there = torch.tensor([[True, True, False, True, False, False], [False] * 6])
+    kernel = Recording(there)
+    out = kernel(q, k, v, pattern)
+    seen = [0, 1, 3]
+    expected = Flash()(q[:1], k[:1, :, seen], v[:1, :, seen], pattern)
+    torch.testing.assert_close(out[:1], expected)
+    assert not out[1].any()
+    assert not kernel.recorded[0, :, :, 2].any()
 
 
 def test_auto_takes_the_fastest_that_can_serve():

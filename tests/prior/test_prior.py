@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from codec.tokens import TokenSpec, TokenStream
-from conditioning.base import Condition, Window
+from conditioning.base import AuxiliaryLoss, Condition, Window
 from plugins import registry
 from plugins.ground.errors import InputError
 from prior.config import PRESETS, PriorConfig, preset
+from prior.engine import Engine
 from prior.prior import Prior
 
 SPEC = TokenSpec(
@@ -112,8 +113,12 @@ def test_loss_is_cross_entropy_of_the_positions_that_count():
     torch.testing.assert_close(prior.loss(x), -chances.mean())
     mask = torch.arange(12) < torch.tensor([[12], [5]])
     torch.testing.assert_close(prior.loss(x, mask=mask), -chances[mask].mean())
-    extra = Condition(loss={"a": torch.tensor(0.5), "b": torch.tensor(0.25)})
-    torch.testing.assert_close(prior.loss(x, extra), -chances.mean() + 0.75)
+    others = (AuxiliaryLoss("a", torch.tensor(0.5), 4, 0.4),)
+    weighed = (-chances.mean() * x.shape[1] + 0.4 * 4 * 0.5) / (x.shape[1] + 4)
+    losses = prior.losses(x, Condition(losses=others))
+    torch.testing.assert_close(losses.total, weighed)
+    torch.testing.assert_close(losses.codes, -chances.mean())
+    assert losses.others == {"a": others[0].mean}
     assert prior.loss(x, mask=mask & False).item() == 0
 
 
@@ -222,33 +227,128 @@ def test_every_weight_of_a_labelled_prior_gets_a_gradient():
     assert [name for name, p in prior.named_parameters() if p.grad is None] == []
 
 
-MEMORY = """
+STRANGER = """
+import torch
 from pydantic import BaseModel
+from torch import nn
 from conditioning.base import Condition, Conditioner, Provides
 
 class Words(Conditioner):
     class Config(BaseModel):
         pass
     provides = Provides(memory=8)
+    def __init__(self, config, site):
+        super().__init__(config, site)
+        self.table = nn.Embedding(10, site.width)
     def prepare(self, track, window, rng=None):
-        return {}
+        words = torch.arange(8) % 10
+        return {"words": words, "there": words < track.get("words", 8)}
     def forward(self, batch):
-        return Condition()
+        return Condition(memory=self.table(batch["words"]), memory_mask=batch["there"])
+
+class Ahead(Words):
+    provides = Provides(prefix=3, prefix_vocab=5, prefix_weight=0.5)
+    def prepare(self, track, window, rng=None):
+        return {"ahead": torch.tensor([4, 0, 2])}
+    def forward(self, batch):
+        return Condition(prefix=batch["ahead"])
 """
 
 
-def test_what_no_layer_reads_is_refused_when_the_prior_is_built(tmp_path, monkeypatch):
-    (tmp_path / "words_plugin.py").write_text(MEMORY)
+@pytest.fixture
+def strangers(tmp_path, monkeypatch):
+    """An installed package with a conditioner that makes a memory and one that makes a prefix."""
+    (tmp_path / "words_plugin.py").write_text(STRANGER)
     info = tmp_path / "words_plugin-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Name: words-plugin\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
-        f"[{registry.CONDITIONERS}]\nwords = words_plugin:Words\n"
+        f"[{registry.CONDITIONERS}]\nwords = words_plugin:Words\nahead = words_plugin:Ahead\n"
+        "behind = words_plugin:Ahead\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    record = registry.PluginRecord(name="words", distribution="words-plugin", version="1.0")
-    with pytest.raises(InputError, match="'words' makes a memory, but this transformer has no"):
-        Prior(config(conditioners=[record]))
+
+
+def kept(*names):
+    return [registry.PluginRecord(name=n, distribution="words-plugin", version="1") for n in names]
+
+
+@pytest.mark.usefixtures("strangers")
+def test_a_memory_needs_layers_that_read_it_and_they_need_a_memory():
+    with pytest.raises(InputError, match="a memory, but no layer reads it: give a pattern"):
+        Prior(config(conditioners=kept("words")))
+    with pytest.raises(InputError, match="layers that read a memory, but no conditioner has one"):
+        Prior(config(patterns=("row", "memory")))
+    with pytest.raises(InputError, match=r"needs a memory from its conditioners \(words\)"):
+        Prior(config(patterns=("row", "memory"), conditioners=kept("words")))(codes())
+
+
+@pytest.mark.usefixtures("strangers")
+@pytest.mark.parametrize("words", [8, 3])
+def test_a_memory_with_holes_is_sampled_as_it_is_trained(words):
+    torch.manual_seed(0)
+    prior = Prior(config(patterns=("row", "memory"), conditioners=kept("words"))).eval()
+    track = {"words": words}
+    batch = {n: torch.stack([t] * 2) for n, t in prior.prepare(track, Window(0, 99)).items()}
+    condition = prior.condition(batch)
+    made = Engine(prior, condition, 2).generate(codes()[:2, :4], 12)
+    with torch.no_grad():
+        logits = prior(made, condition).logits
+    assert torch.equal(made[:, 4:], logits.argmax(-1)[:, 4:])
+    output = prior(made, condition, record=[1])
+    assert output.attention[1].shape == (2, prior.config.heads, 12, 8)
+    assert not output.attention[1][..., words:].any()
+    torch.testing.assert_close(output.attention[1].sum(-1), torch.ones(2, prior.config.heads, 12))
+
+
+@pytest.mark.usefixtures("strangers")
+def test_prefixes_are_modelled_with_the_codes_over_one_vocabulary():
+    torch.manual_seed(0)
+    made = config(patterns=("row", "prefix"), blocks=2, conditioners=kept("ahead", "behind"))
+    prior = Prior(made).eval()
+    x = codes()[:2]
+    batch = {n: torch.stack([t] * 2) for n, t in prior.prepare({}, Window(0, 99)).items()}
+    condition = prior.condition(batch)
+    assert condition.prefix.tolist() == [[4, 0, 2, 9, 5, 7]] * 2
+    assert (prior.prefix, prior.prefix_vocab) == (6, 10)
+    logits = prior(x, condition).logits
+    assert logits.shape == (2, 6 + 12, 10 + made.vocab_size)
+    chances = logits.log_softmax(-1)
+    tokens = torch.cat([condition.prefix, x + 10], 1)
+    surprise = -chances.gather(-1, tokens[..., None])[..., 0]
+    losses = prior.losses(x, condition)
+    torch.testing.assert_close(losses.codes, surprise[:, 6:].mean())
+    torch.testing.assert_close(losses.others["ahead"], surprise[:, :3].mean())
+    torch.testing.assert_close(losses.others["behind"], surprise[:, 3:6].mean())
+    weighed = 12 * surprise[:, 6:].mean() + 0.5 * 6 * surprise[:, :6].mean()
+    torch.testing.assert_close(losses.total, weighed / 18)
+
+
+@pytest.mark.usefixtures("strangers")
+def test_a_prefix_token_that_is_drawn_is_fed_back_and_reported_as_code_0():
+    torch.manual_seed(1)
+    made = config(patterns=("row", "prefix"), conditioners=kept("ahead"), init_scale=30)
+    prior = Prior(made).eval()
+    batch = {n: t[None] for n, t in prior.prepare({}, Window(0, 99)).items()}
+    engine = Engine(prior, prior.condition(batch), length=9)
+    got = engine.generate(codes()[:1, :0], 9)
+    tokens, fed = [], engine.prefill(codes()[:1, :0])
+    for _ in range(9):
+        tokens.append(fed.argmax(-1))
+        fed = engine.step(tokens[-1]) if len(tokens) < 9 else fed
+    drawn = torch.stack(tokens, 1)
+    assert (drawn < 5).any()
+    assert got.tolist() == (drawn - 5).clamp(min=0).tolist()
+
+
+@pytest.mark.usefixtures("strangers")
+def test_a_prior_whose_prefix_knows_more_tokens_adopts_the_table():
+    small = Prior(config(patterns=("row", "prefix"), conditioners=kept("ahead")))
+    large = Prior(config(patterns=("row", "prefix"), conditioners=kept("ahead")))
+    large.prefix_vocab = 7  # as if its conditioner had met two more
+    fitted = large.adopt(small.state_dict())["embedding.weight"]
+    old = small.embedding.weight
+    assert torch.equal(fitted, torch.cat([old[:5], old[:1], old[:1], old[5:]]))
 
 
 def test_bad_calls_are_refused():

@@ -5,17 +5,19 @@ import torch
 from pydantic import ValidationError
 
 from prior.attention.kernels import Chosen
-from prior.attention.pattern import PATTERNS
+from prior.attention.pattern import PATTERNS, SelfPattern
 from prior.config import TransformerConfig
 from prior.transformer import Layer, Transformer
 
 CYCLE = ("row", "column", "previous")
+ALONE = [name for name, cls in PATTERNS.items() if issubclass(cls, SelfPattern)]
 
 
 def config(**settings):
-    return TransformerConfig(
-        **{"context": 12, "width": 16, "depth": 3, "heads": 2, "blocks": 3, **settings}
-    )
+    shape = {"context": 12, "width": 16, "depth": 3, "heads": 2, "blocks": 3}
+    if "prefix" in settings.get("patterns", ()):
+        shape["prefix"] = 4
+    return TransformerConfig(**{**shape, **settings})
 
 
 def loud(module, seed=0):
@@ -61,7 +63,7 @@ def test_a_layer_is_the_arithmetic_of_the_reference(res_scale):
     torch.testing.assert_close(layer(x, Chosen("auto")), expected)
 
 
-@pytest.mark.parametrize("patterns", [*((name,) for name in PATTERNS), CYCLE], ids=str)
+@pytest.mark.parametrize("patterns", [*((name,) for name in ALONE), CYCLE], ids=str)
 def test_a_position_reaches_itself_and_later_ones_only(patterns):
     transformer = loud(Transformer(config(patterns=patterns)))
     x = torch.randn(1, 12, 16)
@@ -140,7 +142,7 @@ def test_initial_weights_have_the_scale_asked_for():
         ({"blocks": 5}, "context of 12 can't be folded into 5 blocks"),
         ({"heads": 3}, "attention width of 4 .* can't be split into 3 heads"),
         ({"width": 3, "heads": 1}, "attention width of 0"),
-        ({"patterns": ("diagonal",)}, "'dense', 'row', 'column' or 'previous'"),
+        ({"patterns": ("diagonal",)}, "'dense', 'row', 'column', 'previous', .* or 'prefix'"),
         ({"patterns": ()}, "at least 1 item"),
         ({"layers": 3}, "Extra inputs"),
     ],
@@ -148,3 +150,17 @@ def test_initial_weights_have_the_scale_asked_for():
 def test_shapes_that_can_not_be_are_refused(settings, message):
     with pytest.raises(ValidationError, match=message):
         config(**settings)
+
+
+def test_a_layer_reads_a_memory():
+    """As arithmetic, from the weights alone."""
+    shape = config(patterns=("memory",), memory=5, depth=1)
+    layer = loud(Transformer(shape).layers[0]).double()
+    x, memory = torch.randn(2, 12, 16).double(), torch.randn(2, 5, 16).double()
+    own = layer.attention
+    q = own.query(layer.attention_norm(x)).view(2, 12, 2, 2).transpose(1, 2)
+    k, v = own.memory(memory).view(2, 5, 2, 2, 2).permute(2, 0, 3, 1, 4)
+    heads = (q @ k.mT / 2**0.5).softmax(-1) @ v
+    inner = x + own.out(heads.transpose(1, 2).reshape(2, 12, 4))
+    expected = inner + layer.mlp(layer.mlp_norm(inner))
+    torch.testing.assert_close(layer(x, Chosen("auto"), memory), expected)
