@@ -29,6 +29,8 @@ class ResidualConfig(BaseModel):
     """Channels of every convolution."""
     depth: int = Field(ge=1)
     """Residual blocks."""
+    expansion: float = Field(1.0, gt=0)
+    """Channels between the two convolutions of a block, over `width`."""
     dilation_growth: int = Field(3, ge=1)
     dilation_cycle: int | None = Field(None, ge=1)
     """Dilations start again at 1 after so many blocks; None: never."""
@@ -36,6 +38,11 @@ class ResidualConfig(BaseModel):
     """Largest dilation first."""
     scaled: bool = False
     """Scale residual branches by 1/sqrt(depth)."""
+
+    @property
+    def hidden(self) -> int:
+        """Channels between the two convolutions of a block."""
+        return max(1, int(self.expansion * self.width))
 
     @property
     def dilations(self) -> tuple[int, ...]:
@@ -61,6 +68,8 @@ class VQVAEConfig(BaseModel):
     depth: int = Field(4, ge=1)
     """Residual blocks for each halving, times the level's multiplier."""
     multipliers: tuple[int, ...] = (2, 1, 1)
+    expansion: float = Field(1.0, gt=0)
+    """Channels between the two convolutions of a residual block, over the level's."""
     dilation_growth: int = Field(3, ge=1)
     dilation_cycle: int | None = Field(None, ge=1)
     mirror_dilation: bool = True
@@ -127,6 +136,7 @@ class VQVAEConfig(BaseModel):
         return ResidualConfig(
             width=self.width * self.multipliers[level],
             depth=self.depth * self.multipliers[level],
+            expansion=self.expansion,
             dilation_growth=self.dilation_growth,
             dilation_cycle=self.dilation_cycle,
             mirrored=decoder and self.mirror_dilation,

@@ -14,11 +14,11 @@ __all__ = ["ResidualBlock", "ResidualConfig", "ResidualStack"]
 class ResidualBlock(nn.Module):
     """ReLU, dilated convolution of 3, ReLU, convolution of 1, skip."""
 
-    def __init__(self, width: int, dilation: int, scale: float = 1.0) -> None:
+    def __init__(self, width: int, hidden: int, dilation: int, scale: float = 1.0) -> None:
         super().__init__()
         self.scale = scale
-        self.dilated = nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation)
-        self.pointwise = nn.Conv1d(width, width, 1)
+        self.dilated = nn.Conv1d(width, hidden, 3, padding=dilation, dilation=dilation)
+        self.pointwise = nn.Conv1d(hidden, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, D, T] -> [B, D, T]."""
@@ -34,7 +34,7 @@ class ResidualStack(nn.Module):
         super().__init__()
         scale = config.depth**-0.5 if config.scaled else 1.0
         self.blocks = nn.Sequential(
-            *(ResidualBlock(config.width, dilation, scale) for dilation in config.dilations)
+            *(ResidualBlock(config.width, config.hidden, d, scale) for d in config.dilations)
         )
 
     def forward(self, x: Tensor) -> Tensor:

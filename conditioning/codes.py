@@ -28,6 +28,8 @@ class UpperCodesConfig(BaseModel):
     """Channels of the convolutions."""
     depth: int = Field(16, ge=1)
     """Residual blocks for each doubling of the rate."""
+    expansion: float = Field(1.0, gt=0)
+    """Channels between the two convolutions of a residual block, over `width`."""
     dilation_growth: int = Field(3, ge=1)
     """Factor between the dilations of two blocks in a row."""
     dilation_cycle: int | None = Field(8, ge=1)
@@ -61,6 +63,7 @@ class UpperCodes(Conditioner):
         residual = ResidualConfig(
             width=config.width,
             depth=config.depth,
+            expansion=config.expansion,
             dilation_growth=config.dilation_growth,
             dilation_cycle=config.dilation_cycle,
             scaled=config.res_scale,

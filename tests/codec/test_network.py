@@ -311,6 +311,12 @@ def test_dilations_grow_cycle_and_mirror(settings, dilations):
     assert tuple(block.dilated.dilation[0] for block in stack.blocks) == dilations
 
 
+def test_blocks_widen_between_their_convolutions():
+    block = ResidualStack(ResidualConfig(width=6, depth=1, expansion=1.5)).blocks[0]
+    assert block.dilated.weight.shape == (9, 6, 3)
+    assert block.pointwise.weight.shape == (6, 9, 1)
+
+
 def test_scaled_branches_count_one_over_the_root_of_the_depth():
     x = torch.randn(1, 4, 20)
     plain = ResidualStack(ResidualConfig(width=4, depth=1))
