@@ -42,7 +42,7 @@ class Output:
     logits: Tensor | None  # [B, S + T, V] of the token at each position; None if stopped early
     hidden: Tensor  # [B, S + T, W] residual stream after the last layer that ran
     attention: Mapping[int, Tensor] = field(default_factory=dict)
-    # layer -> [B, H, S + T, K] weights; K is S + T, or the length of the memory
+    # layer -> weights [B, H, S + T, K]; K is S + T, as far as the pattern looks, or the memory's
 
 
 @dataclass(frozen=True)

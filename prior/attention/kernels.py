@@ -118,10 +118,11 @@ class Recording(Masked):
     """`naive` that keeps its weights: for one layer of one pass."""
 
     recorded: Tensor
-    """[B, H, T, K], without the null keys and not renormalised."""
+    """[B, H, T, K], without the null keys and not renormalised; K ends at the horizon."""
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
         """See `AttentionKernel`."""
+        k, v = k[:, :, : pattern.horizon], v[:, :, : pattern.horizon]
         weights = self.weights(q, k, pattern)
         self.recorded = weights[..., pattern.nulls :]
         return self._mix(weights, v, pattern)

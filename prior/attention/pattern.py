@@ -36,6 +36,11 @@ class Pattern(ABC):
     causal: ClassVar[bool] = False
     """A folded query sees the folded keys up to its own index only."""
 
+    @property
+    def horizon(self) -> int | None:
+        """No query sees keys from this position on; None: keys may lie anywhere."""
+        return None
+
     @abstractmethod
     def mask(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Positions [Q] and [K] -> bool [Q, K], True where the query sees the key."""
@@ -317,6 +322,11 @@ class Prefix(Unfolded, SelfPattern):
     def mask(self, queries: Tensor, keys: Tensor) -> Tensor:
         """See `Pattern`."""
         return (keys < self.seen) & (keys <= queries[:, None])
+
+    @property
+    def horizon(self) -> int:
+        """See `Pattern`."""
+        return self.seen
 
     def fold_keys(self, x: Tensor) -> Tensor:
         """See `Pattern`: only the keys that any query sees."""

@@ -126,6 +126,15 @@ def test_holes_in_a_memory_are_not_seen():
     assert not kernel.recorded[0, :, :, 2].any()
 
 
+def test_recording_ends_where_a_pattern_looks_no_further():
+    pattern = make_pattern("prefix", 12, 3, prefix=4)
+    q, k, v = (t.detach() for t in qkv(12))
+    kernel = Recording()
+    torch.testing.assert_close(kernel(q, k, v, pattern), Naive()(q, k, v, pattern))
+    assert kernel.recorded.shape == (2, 3, 12, 6)
+    torch.testing.assert_close(kernel.recorded, Naive().weights(q, k, pattern)[..., :6])
+
+
 def test_auto_takes_the_fastest_that_can_serve():
     assert isinstance(choose("auto", CPU), Flash)
     strange = AttentionRequest("cpu", torch.float32, "spiral", grad=False)
