@@ -1,4 +1,4 @@
-"""How a track's metadata becomes tensors that a prior can use: artist, genre, timing, codes above.
+"""How a track's metadata becomes tensors that a prior can use: labels, timing, lyrics, codes above.
 
 Names are imported when they are first used, so that a command's `--help` answers at once; they
 are listed with their types in `__init__.pyi`.

@@ -2,6 +2,7 @@ from .base import Condition, Conditioner, Provides, Site, Window
 from .codes import UpperCodes
 from .fuse import fuse
 from .labels import Artist, Genre
+from .lyrics import LyricsMemory, LyricsPrefix
 from .timing import Timing
 
 __all__ = [
@@ -9,6 +10,8 @@ __all__ = [
     "Condition",
     "Conditioner",
     "Genre",
+    "LyricsMemory",
+    "LyricsPrefix",
     "Provides",
     "Site",
     "Timing",

@@ -1,15 +1,14 @@
 """Artist and genre as starts: a label's name is a row of a table (paper section 4.2).
 
-It knows names and their numbers, not what a prior does with the vectors. Shapes:
+It knows names and their numbers, not how a text is read as names (`conditioning.text`), nor what a
+prior does with the vectors. Shapes:
 B batch, D width of the prior, W names that a label may have, V rows of a table.
 """
 
 import difflib
-import unicodedata
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from conditioning.base import Condition, Conditioner, Provides, Site, Track, Window
+from conditioning.text import RULES, Rule
 from plugins.ground.errors import InputError
 
 UNKNOWN = "unknown"
@@ -33,9 +33,12 @@ class LabelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     names: tuple[str, ...] = ()
-    """Names in the order of their numbers, from 1; number 0 is "unknown"."""
-    rule: Literal["plain"] = "plain"
-    """How a tag's text becomes names: one of `RULES`."""
+    """Names in the order of their numbers, from 1; number 0 is "unknown". A number whose name is
+    not known stands for itself: "37"."""
+    named: bool = True
+    """Whether any name is known; else only numbers are, and names that `fit` added."""
+    rule: Literal["plain", "v2", "v3"] = "plain"
+    """How a tag's text becomes names: one of `conditioning.text.RULES`."""
     dropout: float = Field(0.1, ge=0, le=1)
     """How often training replaces the label by "unknown"."""
 
@@ -44,37 +47,37 @@ class GenreConfig(LabelConfig):
     """A vocabulary of genre words."""
 
     max_words: int = Field(5, ge=1)
-    """Words of one genre that are summed; further ones are ignored."""
+    """Words of one genre that are summed; further ones are ignored. Under v3 a genre is one."""
 
 
-def plain_name(text: str) -> str:
-    """A name as it is looked up: NFKC, lower case, stripped, runs of white space made one space."""
-    lowered = unicodedata.normalize("NFKC", text).lower()
-    return " ".join(unicodedata.normalize("NFKC", lowered).split())
+def names_by_number(pairs: Iterable[tuple[str, int]], rows: int) -> tuple[str, ...]:
+    """The `names` of a config from a published list.
 
+    Args:
+        pairs: names and their numbers; several names may share one, and 0 is "unknown".
+        rows: V of the table.
 
-def plain_words(text: str) -> list[str]:
-    """Genre words: runs of letters, marks and digits of any script, each once, in order.
+    Returns:
+        Names of the numbers 1 to V - 1: the first that has the number, else the number itself
+        ("number_37", where "37" is the name of another).
 
-    "Hip-Hop/Rap; J-Pop" gives hip, hop, rap, j, pop. Tags separate genres by comma, semicolon or
-    slash and spell one genre with blank, hyphen or ampersand, so everything else separates too.
-    On ASCII text this is how the published v2 vocabulary is looked up, apart from repeated words.
+    Raises:
+        InputError: a number outside of the table.
     """
-    kept = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in plain_name(text))
-    return list(dict.fromkeys(kept.split()))
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How a vocabulary reads tags. Names that `name` returns stay as they are when read again."""
-
-    name: Callable[[str], str]
-    """The one name in a text; "" for none."""
-    words: Callable[[str], list[str]]
-    """The names in a text that holds several."""
-
-
-RULES = {"plain": Rule(plain_name, plain_words)}
+    first: dict[int, str] = {}
+    for name, number in pairs:
+        if not 0 <= number < rows:
+            raise InputError(
+                f"{name!r} has number {number}, but the table has rows 0 to {rows - 1}: "
+                "give the list that belongs to it"
+            )
+        if number:
+            first.setdefault(number, name)
+    taken = set(first.values())
+    return tuple(
+        first.get(number) or (f"number_{number}" if str(number) in taken else str(number))
+        for number in range(1, rows)
+    )
 
 
 class Vocabulary:
@@ -170,8 +173,7 @@ class _Labels(Conditioner):
         strange = [name for name in names if name not in self.vocabulary]
         if strange:
             raise InputError(
-                f"unknown {self.what}: {'; '.join(map(self._beside, strange))}. This prior knows "
-                f"{len(self.config.names)}: choose among them, or give none"
+                f"unknown {self.what}: {'; '.join(map(self._beside, strange))}. {self._advice()}"
             )
         if len(names) > self.most:
             raise InputError(
@@ -200,6 +202,18 @@ class _Labels(Conditioner):
                 stacklevel=3,
             )
         return [self.vocabulary.number(name) for name in names]
+
+    def _advice(self) -> str:
+        """What to do about an unknown name."""
+        names = self.config.names
+        if self.config.named or not names:
+            return f"This prior knows {len(names)}: choose among them, or give none"
+        numbers = sum(name == str(number) for number, name in enumerate(names, start=1))
+        return (
+            f"This prior takes numbers, 1 to {numbers}, since it was converted without the list of "
+            f"their names: give one, or none, or convert it again with --labels FOLDER or with "
+            f"jukebox-infer installed"
+        )
 
     def _beside(self, name: str) -> str:
         near = ", ".join(map(repr, self.vocabulary.nearest(name)))

@@ -5,13 +5,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from codec.tokens import TokenStream
 from conditioning.base import Provides, Site, Window
-from conditioning.labels import Artist, Genre, plain_name, plain_words
+from conditioning.labels import Artist, Genre, names_by_number
 from plugins.ground.errors import InputError
 
 WIDTH = 6
@@ -32,51 +30,6 @@ def numbers(conditioner, text, rng=None) -> list[int]:
     assert list(prepared) == [conditioner.what]
     assert prepared[conditioner.what].dtype == torch.int64
     return prepared[conditioner.what].tolist()
-
-
-# Names
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("  Björk \n", "björk"),
-        ("The\t Beatles", "the beatles"),
-        ("AC/DC", "ac/dc"),
-        ("Bjo\u0308rk", "björk"),  # decomposed, as file systems write it
-        ("\uff21\uff22\uff22\uff21", "abba"),  # full-width
-        ("Кино", "кино"),
-        ("\u3000宇多田\u3000ヒカル", "宇多田 ヒカル"),
-        ("", ""),
-    ],
-)
-def test_names_are_normalised(text, name):
-    assert plain_name(text) == name
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("Hip-Hop/Rap; J-Pop", ["hip", "hop", "rap", "j", "pop"]),
-        ("Drum & Bass, Techno", ["drum", "bass", "techno"]),
-        ("Rock;Punk Rock", ["rock", "punk"]),
-        ("Música_Popular", ["música", "popular"]),
-        ("ロック/ポップ", ["ロック", "ポップ"]),
-        ("हिन्दी संगीत", ["हिन्दी", "संगीत"]),  # vowel signs are marks, not letters
-        ("80s", ["80s"]),
-        (" / ", []),
-    ],
-)
-def test_genres_are_split_into_words(text, words):
-    assert plain_words(text) == words
-
-
-@given(st.text(max_size=20))
-def test_names_and_words_stay_as_they_are_when_read_again(text):
-    assert plain_name(plain_name(text)) == plain_name(text)
-    for word in plain_words(text):
-        assert plain_words(word) == [word]
-        assert plain_name(word) == word
 
 
 # Numbers
@@ -104,6 +57,23 @@ def test_genre_words_are_padded_and_cut():
     assert numbers(model, "B; a") == [2, 1, -1, -1, -1]
     assert numbers(model, "f e d c b a") == [6, 5, 4, 3, 2]
     assert numbers(genre(*"abc", max_words=1), "c b") == [3]
+
+
+def test_published_rules_look_names_up_as_published():
+    assert numbers(artist("alan_jackson", "ac_dc", rule="v2"), "AC/DC") == [2]
+    assert numbers(genre("hip", "hop", rule="v2"), "Hip-Hop Hip") == [1, 2, 1, -1, -1]
+    assert numbers(artist("beyoncé", "ac/dc", rule="v3"), "AC/DC") == [2]
+    assert numbers(genre("hip", "hip-hop; rap", rule="v3", max_words=1), "Hip-Hop; Rap") == [2]
+
+
+@pytest.mark.parametrize("rule", ["plain", "v2", "v3"])
+@pytest.mark.parametrize("text", ["", None, " \t", "Unknown"])
+def test_an_empty_label_is_unknown_under_every_rule(rule, text):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for model in (artist("a", rule=rule), genre("a", rule=rule)):
+            assert numbers(model, text)[0] == 0
+            model.check({model.what: text})
 
 
 def test_unknown_words_leave_room_for_known_ones():
@@ -151,6 +121,48 @@ def test_check_lists_every_unknown_genre_word():
 def test_check_refuses_more_words_than_are_used():
     with pytest.raises(InputError, match="3 words, but this prior takes 2"):
         genre(*"abc", max_words=2).check({"genre": "a b c"})
+
+
+# Numbers in place of names
+
+
+def test_names_by_number_fill_the_table():
+    pairs = [("unknown", 0), ("abba", 2), ("agnetha", 2), ("nobody", 0), ("311", 5), ("zz", 3)]
+    names = names_by_number(pairs, 8)
+    assert names == ("1", "abba", "zz", "4", "311", "6", "7")
+    model = artist(*names, rule="v2")
+    assert model.table.num_embeddings == 8
+    looked_up = {text: numbers(model, text) for text in ("1", "ABBA", "311", "7")}
+    assert looked_up == {"1": [1], "ABBA": [2], "311": [5], "7": [7]}
+
+
+def test_a_number_that_is_the_name_of_another_leaves_it_the_name():
+    names = names_by_number([("3", 1)], 5)
+    assert names == ("3", "2", "number_3", "4")
+    for rule in ("v2", "v3"):
+        model = artist(*names, rule=rule)
+        assert numbers(model, "3") == [1]
+        assert numbers(model, "number_3") == [3]
+
+
+@pytest.mark.parametrize("number", [-1, 4])
+def test_a_list_of_another_table_is_refused(number):
+    with pytest.raises(InputError, match=f"'abba' has number {number}, .* rows 0 to 3"):
+        names_by_number([("abba", number)], 4)
+
+
+def test_a_vocabulary_without_names_takes_numbers_and_says_so():
+    model = artist(*names_by_number([], 5), rule="v3", named=False)
+    assert numbers(model, "4") == [4]
+    model.check({"artist": "4"})
+    with pytest.raises(InputError, match=r"'abba' .* numbers, 1 to 4, .*--labels FOLDER") as caught:
+        model.check({"artist": "ABBA"})
+    assert "\n" not in str(caught.value)
+    grown = Artist.fit(model.config, [{"artist": "ABBA"}, {"artist": "2"}])
+    assert grown.names == ("1", "2", "3", "4", "abba")
+    assert numbers(Artist(grown, SITE), "Abba") == [5]
+    with pytest.raises(InputError, match="1 to 4, "):
+        Artist(grown, SITE).check({"artist": "9"})
 
 
 # Dropout
@@ -229,17 +241,30 @@ def test_fit_appends_new_names_in_sorted_order_and_keeps_the_old_numbers():
     assert Artist.fit(grown, tracks) == grown
 
 
+def test_fit_appends_names_in_the_form_of_the_rule():
+    tracks = [{"artist": "AC/DC", "genre": "Hip-Hop"}, {"artist": "311", "genre": "Pop"}]
+    old = ("311", "pop")
+    for rule, artists, genres in (
+        ("v2", ("ac_dc",), ("hip", "hop")),
+        ("v3", ("ac/dc",), ("hip-hop",)),
+    ):
+        assert Artist.fit(Artist.Config(names=old, rule=rule), tracks).names == old + artists
+        grown = Genre.fit(Genre.Config(names=old, rule=rule), tracks).names
+        assert grown == old + tuple(sorted(genres))
+
+
 def test_fit_of_genres_takes_words():
     grown = Genre.fit(Genre.Config(names=("rock",)), [{"genre": "Hip-Hop/Rap"}, {"genre": "Rock"}])
     assert grown.names == ("rock", "hip", "hop", "rap")
     assert numbers(Genre(grown, SITE), "rap hop") == [4, 3, -1, -1, -1]
 
 
-def test_every_fitted_label_is_known():
+@pytest.mark.parametrize("rule", ["plain", "v3"])
+def test_every_fitted_label_is_known(rule):
     names = ["Ⅷ", "İstanbul", "㎒", "ﬁ", "ß", "Straße", "Σίσυφος", "a\u0301b", "R&B"]
     tracks = [{"artist": name, "genre": name} for name in names]
     for cls in (Artist, Genre):
-        model = cls(cls.fit(cls.Config(), tracks), SITE)
+        model = cls(cls.fit(cls.Config(rule=rule), tracks), SITE)
         for track in tracks:
             model.check(track)
             assert numbers(model, track[cls.what])[0] > 0

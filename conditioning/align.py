@@ -1,0 +1,49 @@
+"""`python -m conditioning.align`: when each word of the lyrics is sung, into a token corpus."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from plugins.ground.command import Command
+
+
+class Align(Command):
+    """Find out when each word is sung, for every track of a token corpus that has lyrics.
+
+    The times go into the corpus, in its column `words`. Tracks that have them are passed over, so
+    that the same command goes on where it was cut off. `jukebox report` makes a page on which the
+    words light up as they are sung.
+    """
+
+    corpus: CliPositionalArg[Path] = Field(description="token corpus, of real music or of samples")
+    aligner: str = Field("attention", description="who finds them, by registry name")
+    model: Path | None = Field(
+        None, description="folder with a prior that reads lyrics (prior_2/, ...)"
+    )
+    stream: str | None = Field(None, description="stream of the prior (default: the coarsest)")
+    layer: int | None = Field(
+        None, description="layer whose attention is read (default: the one that is known to be good)"
+    )
+    head: int | None = Field(None, description="head of that layer (default: likewise)")
+    device: str | None = Field(None, description="auto, cpu, cuda or mps (default: auto)")
+    dtype: str | None = Field(
+        None, description="float32, bfloat16 or float16 to compute in (default: float32)"
+    )
+    set: dict[str, Any] = Field(
+        default_factory=dict, description="further settings of the aligner: --set name=value"
+    )
+    again: bool = Field(False, description="also tracks that have words already")
+
+    def cli_cmd(self) -> None:
+        """Align."""
+        from conditioning.aligning import align_corpus
+
+        names = ("model", "stream", "layer", "head", "device", "dtype")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        align_corpus(self.corpus, self.aligner, {**given, **self.set}, again=self.again)
+
+
+if __name__ == "__main__":
+    Align.main()
