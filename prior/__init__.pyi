@@ -1,5 +1,6 @@
 from .checkpoint import load_prior, save_prior
 from .config import PRESETS, PriorConfig
+from .embedding import embed_corpus
 from .engine import Engine
 from .options import SamplingOptions
 from .prior import Output, Prior
@@ -14,6 +15,7 @@ __all__ = [
     "PriorConfig",
     "SamplingOptions",
     "TrainingOptions",
+    "embed_corpus",
     "load_prior",
     "sample_tokens",
     "save_prior",
