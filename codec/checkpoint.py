@@ -29,9 +29,12 @@ def save_codec(codec: Codec, folder: Path | str) -> TokenSpec:
     """
     require_registered(codec)
     record = registry.record(registry.CODECS, codec.spec.codec, codec.config)
-    saved.save_model(folder, KIND, {"codec": record.model_dump(mode="json")}, codec)
-    codec.spec = _fingerprinted(codec)
-    return codec.spec
+    spec = _fingerprinted(codec)
+    # The spec is beside it for those who ask which codec this is, but read no weights.
+    config = {"codec": record.model_dump(mode="json"), "spec": spec.model_dump(mode="json")}
+    saved.save_model(folder, KIND, config, codec)
+    codec.spec = spec
+    return spec
 
 
 def load_codec(folder: Path | str, device: str | torch.device = "cpu") -> Codec:

@@ -17,7 +17,8 @@ class Decode(Command):
     """
 
     corpus: CliPositionalArg[Path] = Field(description="folder of the token corpus")
-    codec: Path = Field(description="folder of the codec")
+    codec: Path | None = Field(None, description="folder of the codec")
+    model: Path | None = Field(None, description="model folder, to take its codec")
     out: Path = Field(description="folder for the audio files")
     stream: str | None = Field(None, description="stream to decode; None: the finest whole one")
     format: Literal["wav", "flac", "ogg", "mp3", "opus"] = Field("wav", description="of the files")
@@ -26,10 +27,11 @@ class Decode(Command):
     def cli_cmd(self) -> None:
         """Decode."""
         from codec.decoding import decode_corpus
+        from plugins.ground.model import chosen_codec
 
         files = decode_corpus(
             self.corpus,
-            self.codec,
+            chosen_codec(self.codec, self.model),
             self.out,
             stream=self.stream,
             format=self.format,

@@ -16,7 +16,8 @@ class EvaluateCodec(Command):
     """
 
     audio: CliPositionalArg[list[str]] = Field(description="files, folders or globs")
-    codec: Path = Field(description="folder of the codec")
+    codec: Path | None = Field(None, description="folder of the codec")
+    model: Path | None = Field(None, description="model folder, to take its codec")
     out: Path | None = Field(None, description="JSON file for the figures, with each track's own")
     device: str = Field("auto", description="auto, cpu, cuda or mps")
 
@@ -24,8 +25,10 @@ class EvaluateCodec(Command):
         """Evaluate."""
         from codec.evaluating import evaluate_codec, show
         from plugins.ground.files import write_json
+        from plugins.ground.model import chosen_codec
 
-        report = evaluate_codec(self.audio, self.codec, device=self.device)
+        codec = chosen_codec(self.codec, self.model)
+        report = evaluate_codec(self.audio, codec, device=self.device)
         show(report)
         if self.out is not None:
             write_json(self.out, report.model_dump(mode="json"))

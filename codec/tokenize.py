@@ -20,7 +20,8 @@ class Tokenize(Command):
     """
 
     audio: CliPositionalArg[list[str]] = Field(description="files, folders or globs")
-    codec: Path = Field(description="folder of the codec")
+    codec: Path | None = Field(None, description="folder of the codec")
+    model: Path | None = Field(None, description="model folder, to take its codec")
     out: Path = Field(description="folder for the token corpus")
     workers: int = Field(1, ge=1, description="processes, one core each")
     shard_tracks: int = Field(64, ge=1, description="files for each shard of the corpus")
@@ -29,10 +30,11 @@ class Tokenize(Command):
     def cli_cmd(self) -> None:
         """Tokenize."""
         from codec.tokenizing import tokenize_files
+        from plugins.ground.model import chosen_codec
 
         corpus = tokenize_files(
             self.audio,
-            self.codec,
+            chosen_codec(self.codec, self.model),
             self.out,
             workers=self.workers,
             shard_tracks=self.shard_tracks,

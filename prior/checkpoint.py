@@ -7,10 +7,9 @@ from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from torch import nn
 
 from plugins.ground.errors import InputError, first_problem
-from plugins.ground.saved import fill, load_config, load_weights, save_model
+from plugins.ground.saved import load_config, load_into, outline, save_model
 from prior.config import PriorConfig
 from prior.prior import Prior, build_conditioners
 
@@ -42,29 +41,39 @@ def read_config(folder: Path | str) -> PriorConfig:
 
 
 def load_prior(
-    folder: Path | str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    folder: Path | str,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    layers: int | None = None,
 ) -> Prior:
     """The prior in a folder, in evaluation mode.
 
-    Memory holds the weights once, in the dtype asked for; the file is mapped.
+    Memory holds the weights once, in the dtype asked for; on the CPU, in the dtype of the file,
+    they are a map of it.
 
     Args:
-        folder: as `save_prior` leaves it.
+        folder: as `save_prior` leaves it; its files may be replaced by others in the meantime,
+            but must not be written to.
         device: where to.
         dtype: of the weights; float32 by default, whatever the file holds.
+        layers: how many of the transformer's layers are wanted, from the first on: the others are
+            not read, and there are no logits then. All by default.
 
     Raises:
-        InputError: no prior there, a damaged one, or one whose conditioners are not installed.
+        InputError: no prior there, a damaged one, one whose conditioners are not installed, or
+            one that has not so many layers.
     """
-    dtype = dtype or torch.float32
-    config = read_config(folder)
-    # Conditioners are built in earnest, since they may keep buffers that no file holds; for the
-    # rest there is only room made.
-    conditioners = build_conditioners(config).to(device, dtype)
+    dtype, config = dtype or torch.float32, read_config(folder)
+    wanted = config.depth if layers is None else layers
+    if not 1 <= wanted <= config.depth:
+        raise InputError(f"{folder} has 1 to {config.depth} layers to load, not {wanted}")
+    # Conditioners are built in earnest, since they may keep buffers that no file holds; all else
+    # is only outlined until its weights come.
+    conditioners = build_conditioners(config)
+    outline(conditioners, device, dtype)
     with torch.device("meta"):
         prior = Prior(config, conditioners)
-    prior.conditioners = nn.ModuleDict()
-    prior.to(dtype).to_empty(device=device)
-    prior.conditioners = conditioners
-    fill(prior, load_weights(folder), folder)
+    unread = tuple(f"transformer.layers.{layer}." for layer in range(wanted, config.depth))
+    load_into(prior, folder, dtype=dtype, device=device, skip=unread)
+    del prior.transformer.layers[wanted:]
     return prior.eval()

@@ -5,6 +5,7 @@ It knows corpora and numbers, not networks. Shapes: N codes of a stream.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,12 +49,42 @@ def make_items(spec: TokenSpec, options: SamplingOptions) -> list[Item]:
             of another codec.
     """
     _check_label_names(options)
+    items = _unlabelled(spec, options)
+    lyrics = None if options.lyrics is None else read_lyrics(options.lyrics)
+    for number, item in enumerate(items):
+        row = item.row
+        row["artist"] = _turn(options.artist, number, row["artist"])
+        row["genre"] = _turn(options.genre, number, row["genre"])
+        row["lyrics"] = row["lyrics"] if lyrics is None else lyrics
+        row.update(options.label)
+    return items
+
+
+def read_lyrics(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        InputError: it can't be read, is not UTF-8, or is empty.
+    """
+    try:
+        text = path.read_text("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"can't read lyrics {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"lyrics {path} are not UTF-8: save them as plain UTF-8 text") from error
+    if not text.strip():
+        raise InputError(f"lyrics {path} are empty: leave --lyrics out to sample without")
+    return text
+
+
+def _unlabelled(spec: TokenSpec, options: SamplingOptions) -> list[Item]:
+    """The samples with the labels of their prompts, if they have any."""
     if options.prompts is None:
         if options.seconds == 0 or options.prompt_ids or options.prompt_seconds:
             raise InputError("nothing to sample: give --seconds above 0, or --prompts CORPUS")
         new = round(options.seconds * spec.sample_rate)
         empty = {s.name: np.zeros(0, np.uint16) for s in spec.streams}
-        return [_item(i, {}, dict(empty), new, 0, options) for i in range(options.count or 1)]
+        return [_item(number, {}, dict(empty), new, 0) for number in range(options.count or 1)]
     prompts = _prompts(spec, options)
     count = options.count or len(prompts)
     return [_continued(i, prompts[i % len(prompts)], spec, options) for i in range(count)]
@@ -62,7 +93,7 @@ def make_items(spec: TokenSpec, options: SamplingOptions) -> list[Item]:
 def _check_label_names(options: SamplingOptions) -> None:
     """`--label` is for metadata that has no option of its own, and never for the corpus's own."""
     for name in options.label:
-        if name in ("artist", "genre"):
+        if name in ("artist", "genre", "lyrics"):
             raise InputError(f"--label {name}: give --{name} instead")
         if name in OWN or name.startswith("codes_"):
             raise InputError(f"--label {name}: that column is the corpus's own")
@@ -108,7 +139,7 @@ def _continued(
         count = code_count(kept, stream.hop_length, hop) if stream.name in streams else 0
         codes[stream.name] = np.asarray(track[f"codes_{stream.name}"][:count], np.uint16)
     total = kept + round(options.seconds * spec.sample_rate)
-    return _item(number, track, codes, total, kept, options)
+    return _item(number, track, codes, total, kept)
 
 
 def _item(
@@ -117,9 +148,8 @@ def _item(
     codes: dict[str, np.ndarray],
     samples: int,
     prompt_samples: int,
-    options: SamplingOptions,
 ) -> Item:
-    """Labels come from the options, else from the prompt's track."""
+    """A sample with the labels of its prompt's track, which may be empty."""
     kept = {k: v for k, v in track.items() if k not in OWN and not k.startswith("codes_")}
     row: dict[str, Any] = {
         **kept,
@@ -127,15 +157,15 @@ def _item(
         "path": "",
         "audio_sha256": "",
         "num_samples": samples,
-        "artist": _turn(options.artist, number, track.get("artist", "")),
-        "genre": _turn(options.genre, number, track.get("genre", "")),
+        "artist": track.get("artist", ""),
+        "genre": track.get("genre", ""),
         "title": track.get("title", ""),
         "lyrics": track.get("lyrics", ""),
         "words": [],
         "prompt_id": track.get("id", ""),
         "prompt_samples": prompt_samples,
     }
-    return Item({**row, **options.label}, codes)
+    return Item(row, codes)
 
 
 def _turn(given: Sequence[str], number: int, otherwise: str) -> str:

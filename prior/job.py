@@ -3,6 +3,7 @@
 It knows configs, labels and codes that are there; it samples nothing.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from codec.tokens import TokenSpec
-from plugins.ground.device import pick_device
+from plugins.ground.device import pick_device, pick_dtype
 from plugins.ground.errors import InputError
 from prior.checkpoint import read_config
 from prior.config import PriorConfig
@@ -25,8 +26,8 @@ class Job:
 
     Raises:
         InputError: priors of different codecs or of one stream twice, unknown labels, prompts
-            that don't fit, a stream that can't be made for want of the one above, or an attention
-            kernel that can't serve.
+            that don't fit, a stream that can't be made for want of the one above, or a device,
+            precision or attention kernel that can't serve.
     """
 
     def __init__(self, priors: Sequence[Path | str], options: SamplingOptions) -> None:
@@ -34,11 +35,12 @@ class Job:
         self.folders = _by_stream(priors)
         self.spec = next(iter(self.folders.values()))[1].spec
         self.device = pick_device(options.device)
+        self.dtype = pick_dtype(options.dtype, self.device)
         self.items = make_items(self.spec, options)
         self._check_streams()
         self._check_labels()
         for _, config in self.folders.values():
-            check_attention(options.attention, config, self.device, grad=False)
+            check_attention(options.attention, config, self.device, self.dtype, grad=False)
 
     def _check_streams(self) -> None:
         """Every stream needs the one above it, whole."""
@@ -59,16 +61,30 @@ class Job:
                         )
 
     def _check_labels(self) -> None:
-        """Labels that a person typed must be known to every prior that is told of them."""
+        """Labels that a person typed must be known to the coarsest prior.
+
+        The others may have been trained on other names, as the published ones were: they take
+        what they lack for unknown.
+        """
+        names = [s.name for s in reversed(self.spec.streams) if s.name in self.folders]
+        for name in names:
+            folder, config = self.folders[name]
+            try:
+                self._check_labels_of(config)
+            except InputError as error:
+                if name == names[0]:
+                    raise
+                warnings.warn(f"{folder} counts it as unknown: {error}", stacklevel=2)
+
+    def _check_labels_of(self, config: PriorConfig) -> None:
         options = self.options
-        typed = {"artist": options.artist, "genre": options.genre}
-        for _, config in self.folders.values():
-            with torch.device("meta"):
-                conditioners = build_conditioners(config)
-            for conditioner in conditioners.values():
-                for item in self.items:
-                    given = {name: item.row[name] for name, values in typed.items() if values}
-                    conditioner.check({**given, **options.label})  # type: ignore[operator]
+        typed = {"artist": options.artist, "genre": options.genre, "lyrics": options.lyrics}
+        with torch.device("meta"):
+            conditioners = build_conditioners(config)
+        for conditioner in conditioners.values():
+            for item in self.items:
+                given = {name: item.row[name] for name, values in typed.items() if values}
+                conditioner.check({**given, **options.label})  # type: ignore[operator]
 
 
 def sampling_cost(priors: Sequence[Path | str], options: SamplingOptions) -> dict[str, str]:
@@ -83,15 +99,16 @@ def sampling_cost(priors: Sequence[Path | str], options: SamplingOptions) -> dic
     total = 0
     for name, (_, config) in folders.items():
         with torch.device("meta"):
-            prior = Prior(config)
+            prior = Prior(config).to(job.dtype)
         parameters = sum(p.numel() for p in prior.parameters())
-        batch = min(options.batch_size, len(items))
-        engine = Engine(prior, batch=batch)
-        cache = sum(2 * c.keys.numel() * c.keys.element_size() for c in engine.caches)
+        length = min(config.context, max(item.wanted(spec, name) for item in items))
+        engine = Engine(prior, batch=min(options.batch_size, len(items)), length=length)
+        cache = sum(cache.nbytes for cache in engine.caches)
         codes = sum(i.wanted(spec, name) - len(i.codes[name]) for i in items)
         total += sum(i.wanted(spec, name) for i in items)
         cost[f"stream {name}"] = (
-            f"{parameters:,} parameters, {4 * parameters / 2**20:,.0f} MiB of weights and "
+            f"{parameters:,} parameters, {parameters * job.dtype.itemsize / 2**20:,.0f} MiB of "
+            f"weights and "
             f"{cache / 2**20:,.0f} MiB of caches (one prior at a time), {codes:,} codes to make"
         )
     cost["disk"] = f"{2 * total / 2**20:,.2f} MiB of codes"

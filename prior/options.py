@@ -1,6 +1,7 @@
 """Options of sampling. No torch import; it knows no network."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
@@ -21,6 +22,7 @@ class SamplingOptions(BaseModel):
         default_factory=list, description="artist of each sample, used in turn"
     )
     genre: list[str] = Field(default_factory=list, description="genre of each sample, used in turn")
+    lyrics: Path | None = Field(None, description="text file (UTF-8): the lyrics of every sample")
     label: dict[str, str] = Field(
         default_factory=dict, description="other metadata, for every sample: --label tempo=120"
     )
@@ -51,3 +53,6 @@ class SamplingOptions(BaseModel):
     batch_size: int = Field(8, ge=1, description="samples at a time")
     attention: str = Field("auto", description="attention kernel, by registry name")
     device: str = Field("auto", description="auto, cpu, cuda or mps")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of the weights: half of float32's memory, and other samples"
+    )

@@ -103,7 +103,7 @@ class Prior(nn.Module):
         """
         weight = self.embedding.weight
         grad = self.training and weight.requires_grad
-        check_attention(name, self.config, weight.device, grad=grad)
+        check_attention(name, self.config, weight.device, weight.dtype, grad=grad)
         self.attention = name
 
     def use_recomputation(self, on: bool = True) -> None:
@@ -318,14 +318,13 @@ class Prior(nn.Module):
 
 
 def check_attention(
-    name: str, config: PriorConfig, device: torch.device, *, grad: bool, half: bool = False
+    name: str, config: PriorConfig, device: torch.device, dtype: torch.dtype, *, grad: bool
 ) -> None:
     """Refuse a kernel that can't serve a prior of this config there.
 
     Raises:
         InputError: no such kernel, or the reason why it can't.
     """
-    dtype = torch.bfloat16 if half else torch.float32
     for pattern in set(config.patterns):
         choose(name, AttentionRequest(device.type, dtype, pattern, grad))
 

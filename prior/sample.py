@@ -18,20 +18,28 @@ class Sample(SamplingOptions, Command):
     time; killed and started again with the same options, it goes on where it stopped.
     """
 
-    priors: CliPositionalArg[list[Path]] = Field(description="folders of priors, in any order")
+    priors: CliPositionalArg[list[Path]] = Field(
+        default_factory=list, description="folders of priors, in any order"
+    )
+    model: Path | None = Field(None, description="model folder, to take its priors instead")
+    streams: list[str] = Field(
+        default_factory=list, description="streams to sample with the priors of --model (all)"
+    )
     out: Path = Field(description="folder for the samples, a token corpus")
     dry_run: bool = Field(False, description="say what it would cost, then stop")
 
     def cli_cmd(self) -> None:
         """Sample."""
+        from plugins.ground.model import chosen_priors
         from plugins.ground.trainer import show_cost
         from prior.job import sampling_cost
         from prior.sampling import sample_tokens
 
+        priors = chosen_priors(self.priors, self.model, self.streams)
         if self.dry_run:
-            show_cost(sampling_cost(self.priors, self))
+            show_cost(sampling_cost(priors, self))
         else:
-            sample_tokens(self.priors, self.out, self)
+            sample_tokens(priors, self.out, self)
 
 
 if __name__ == "__main__":

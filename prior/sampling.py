@@ -7,7 +7,7 @@ audio. Shapes: B batch, T codes of a window.
 
 import gc
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,16 @@ from prior.options import FREE, SamplingOptions
 from prior.plan import Step, steps, uniforms
 from prior.prior import Prior
 
+Draws = Callable[[int, int, int, int], np.ndarray]
+"""(item, level, start, stop) -> uniforms in [0, 1) of the codes `[start, stop)`, [stop - start]
+float64; level 0 is the finest stream."""
+
 
 def sample_tokens(
-    priors: Sequence[Path | str], out: Path | str, options: SamplingOptions | None = None
+    priors: Sequence[Path | str],
+    out: Path | str,
+    options: SamplingOptions | None = None,
+    draws: Draws | None = None,
 ) -> Corpus:
     """Sample; goes on where an earlier call with the same arguments stopped.
 
@@ -40,6 +47,8 @@ def sample_tokens(
         priors: folders, one for each stream that is to be sampled.
         out: folder for the samples, a token corpus; valid after every window.
         options: what to sample.
+        draws: gives the uniforms to draw with instead of those that follow from the seed, so that
+            samples can be compared with another implementation's code by code.
 
     Returns:
         The samples.
@@ -47,7 +56,7 @@ def sample_tokens(
     Raises:
         InputError: see `Sampler`.
     """
-    sampler = Sampler(priors, out, options or SamplingOptions())
+    sampler = Sampler(priors, out, options or SamplingOptions(), draws)
     with Progress(sampler.wanted, "sampling", "codes", sampler.done) as bar:
         for made in sampler.windows():
             bar.advance(made)
@@ -66,11 +75,15 @@ class Sampler:
     """
 
     def __init__(
-        self, priors: Sequence[Path | str], out: Path | str, options: SamplingOptions
+        self,
+        priors: Sequence[Path | str],
+        out: Path | str,
+        options: SamplingOptions,
+        draws: Draws | None = None,
     ) -> None:
         job = Job(priors, options)
         self.options, self.folders, self.spec = options, job.folders, job.spec
-        self.device, self.items = job.device, job.items
+        self.device, self.dtype, self.items, self.draws = job.device, job.dtype, job.items, draws
         self.writer = CorpusWriter(out, self.spec, settings=self._settings())
         if len(self.writer):
             self._take_up(Corpus(out))
@@ -83,6 +96,13 @@ class Sampler:
             start.update(b"".join(item.codes[s.name].tobytes() for s in self.spec.streams))
         if self.options.prompts:
             settings["prompts"] = f"{self.options.prompts}, codes {start.hexdigest()[:16]}"
+        if self.options.lyrics:
+            text = self.items[0].row["lyrics"]
+            settings["lyrics"] = f"text {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        if self.options.dtype == "float32":
+            del settings["dtype"]  # as in corpora from before there was a choice
+        if self.draws:
+            settings["draws"] = "handed in"
         for name, (folder, _) in self._order():
             settings[f"prior of stream {name}"] = sha256_of(folder / WEIGHTS)
         return settings
@@ -104,7 +124,7 @@ class Sampler:
         for name, (folder, _) in self._order():
             if all(len(i.codes[name]) >= i.wanted(self.spec, name) for i in self.items):
                 continue
-            prior = load_prior(folder, device=self.device)
+            prior = load_prior(folder, self.device, self.dtype)
             prior.use_attention(self.options.attention)
             for group in self._groups(name):
                 yield from self._sample_group(prior, group)
@@ -147,16 +167,23 @@ class Sampler:
         batch = stack([self._prepared(prior, item, step.start) for item in items], self.device)
         prompt = np.stack([i.codes[stream][step.start : step.known] for i in items])
         level = [s.name for s in self.spec.streams].index(stream)
-        chances = [uniforms(options.seed, n, level, step.known, step.stop) for n in numbers]
+        chances = [self._uniforms(number, level, step) for number in numbers]
+        length = step.stop - step.start
         with torch.inference_mode():
-            engine = Engine(prior, prior.condition(batch), len(items))
+            engine = Engine(prior, prior.condition(batch), len(items), length)
             codes = engine.generate(
                 torch.from_numpy(prompt.astype(np.int64)).to(self.device),
-                step.stop - step.start,
+                length,
                 torch.from_numpy(np.stack(chances)),
                 Drawing(options.temperature, options.top_k, options.top_p),
             )
         return codes[:, step.known - step.start :].cpu().numpy().astype(np.uint16)
+
+    def _uniforms(self, item: int, level: int, step: Step) -> np.ndarray:
+        """What the new codes of a window are drawn with, [stop - known] float64."""
+        if self.draws is None:
+            return uniforms(self.options.seed, item, level, step.known, step.stop)
+        return np.asarray(self.draws(item, level, step.known, step.stop), np.float64)
 
     def _prepared(self, prior: Prior, item: Item, start: int) -> dict[str, Tensor]:
         total = item.row["num_samples"]

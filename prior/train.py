@@ -21,7 +21,8 @@ class TrainPrior(TrainingOptions, Command):
     out: Path = Field(description="folder for the prior")
     stream: str | None = Field(None, description="stream to model (default: the coarsest)")
     preset: str | None = Field(
-        None, description="shape: 5b, upsampler, small or tiny (default: small)"
+        None,
+        description="shape: 5b_lyrics, 1b_lyrics, 5b, upsampler, small or tiny (default: small)",
     )
     set: dict[str, Any] = Field(
         default_factory=dict,
@@ -40,6 +41,9 @@ class TrainPrior(TrainingOptions, Command):
     init: Path | None = Field(
         None, description="prior to start from; its vocabularies grow by the corpus's labels"
     )
+    model: Path | None = Field(
+        None, description="model folder, to start from its prior of --stream"
+    )
     held_out: list[str] = Field(
         default_factory=list, description="ids (patterns) of tracks that are only evaluated on"
     )
@@ -50,17 +54,24 @@ class TrainPrior(TrainingOptions, Command):
 
     def cli_cmd(self) -> None:
         """Train."""
+        from plugins.ground.errors import InputError
+        from plugins.ground.model import prior_of
         from prior.training import train_prior
 
+        init, stream = self.init, self.stream
+        if self.model is not None:
+            if init is not None:
+                raise InputError("give either --init or --model")
+            init, stream = prior_of(self.model, stream), None
         train_prior(
             self.corpus,
             self.out,
-            stream=self.stream,
+            stream=stream,
             preset=self.preset,
             set=self.set,
             conditioners=self.conditioners,
             conditioner_set=self.conditioner_set,
-            init=self.init,
+            init=init,
             held_out=self.held_out,
             attention=self.attention,
             recompute=self.recompute,

@@ -84,19 +84,25 @@ def train_prior(
     if init is None:
         name = stream or data.spec.streams[-1].name
         shape = preset or "small"
-        chosen = default_conditioners(data.spec, name) if conditioners is None else conditioners
+        chosen = conditioners
+        if chosen is None:
+            chosen = default_conditioners(data.spec, name, shape)
         records = fit_conditioners(chosen, shape, conditioner_set or {}, labels)
         config = complete(shape, data.spec, name, records, **_allowed(set or {}))
     else:
         if preset or set or conditioners or conditioner_set or stream:
-            raise InputError("--init brings shape, stream and conditioners: leave out the others")
+            raise InputError(
+                "--init brings shape, stream and conditioners, and so does --model: leave out the "
+                "others"
+            )
         config = grown_config(init, data, labels)
     if options.dry_run:
         with torch.device("meta"):
             show_cost(training_cost(Prior(config), options))
         return
     device = training_device(options)
-    check_attention(attention, config, device, grad=True, half=bfloat16(options))
+    dtype = torch.bfloat16 if bfloat16(options) else torch.float32
+    check_attention(attention, config, device, dtype, grad=True)
     torch.manual_seed(options.seed)
     prior = Prior(config)
     prior.attention = attention
@@ -131,10 +137,12 @@ class PriorTask(Task):
         return self.windows(index)
 
     def loss(self, module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy in nats, with bits per code beside it."""
+        """What is minimised, in nats; beside it the bits of a code and of all else there is."""
         assert isinstance(module, Prior)
-        loss = module.loss(batch["codes"], module.condition(batch), batch["mask"])
-        return loss, {"bits_per_code": loss.detach() / math.log(2)}
+        losses = module.losses(batch["codes"], module.condition(batch), batch["mask"])
+        bits = {"bits_per_code": losses.codes}
+        bits |= {f"bits_of_{name}": value for name, value in losses.others.items()}
+        return losses.total, {name: value.detach() / math.log(2) for name, value in bits.items()}
 
     def evaluate(self, module: nn.Module) -> dict[str, float]:
         """Bits per code of held-out windows, and what a unigram model needs for the same codes."""
@@ -158,10 +166,13 @@ class PriorTask(Task):
         save_prior(module, folder)
 
 
-def default_conditioners(spec: TokenSpec, stream: str) -> tuple[str, ...]:
-    """What a prior of a stream is told unless somebody says otherwise (paper section 4)."""
+def default_conditioners(spec: TokenSpec, stream: str, preset: str) -> tuple[str, ...]:
+    """What a prior is told unless somebody says otherwise (paper section 4): also lyrics, if the
+    preset is one that reads them.
+    """
     top = spec.stream(stream) == spec.streams[-1]
-    return ("artist", "genre", "timing" if top else "codes")
+    plain = ("artist", "genre", "timing" if top else "codes")
+    return (*plain, *(name for name in CONDITIONERS.get(preset, {}) if name.startswith("lyrics")))
 
 
 def fit_conditioners(

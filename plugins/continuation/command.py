@@ -1,6 +1,7 @@
 """`jukebox continue SONG --model FOLDER`: tokenize, primed sampling and decoding in one go."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
@@ -16,7 +17,7 @@ class Continue(Command):
     """
 
     song: CliPositionalArg[Path] = Field(description="audio file to continue")
-    model: Path = Field(description="folder with codec/ and prior_0/, prior_1/, ...")
+    model: Path = Field(description="model folder: codec/ and prior_0/, prior_1/, ...")
     out: Path | None = Field(
         None, description="audio file to write (default: SONG-continued.wav, here)"
     )
@@ -32,6 +33,9 @@ class Continue(Command):
     temperature: float = Field(0.98, gt=0, description="flattens or sharpens the choice")
     seed: int = Field(0, ge=0, lt=1 << 32, description="of all draws")
     device: str = Field("auto", description="auto, cpu, cuda or mps")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of the priors' weights: half of float32's memory, other music"
+    )
 
     def cli_cmd(self) -> None:
         """Continue the song."""

@@ -9,6 +9,7 @@ from codec.tokenizing import tokenize_files
 from plugins.continuation.command import Continue
 from plugins.ground.errors import InputError
 from plugins.ground.files import claim_folder, read_json, sha256_of, write_json
+from plugins.ground.model import codec_of, priors_of
 from prior.options import SamplingOptions
 from prior.sampling import sample_tokens
 
@@ -31,10 +32,10 @@ def continue_song(task: Continue) -> Path:
         raise InputError(f"can't write {out}: give it one of the suffixes {', '.join(WRITERS)}")
     if out.exists():
         raise InputError(f"{out} is there already: move it away, or give another --out")
-    codec, priors = parts_of(task.model)
+    codec, priors = codec_of(task.model), priors_of(task.model)
     work = claim_folder(out.with_name(f".{out.stem}.parts"), TASK, "an unfinished continuation")
     _same_task(work, task)
-    tokenize_files([str(task.song)], codec, work / "tokens", workers=1)
+    tokenize_files([str(task.song)], codec, work / "tokens", device=task.device)
     options = SamplingOptions(
         prompts=work / "tokens",
         seconds=task.seconds,
@@ -44,9 +45,12 @@ def continue_song(task: Continue) -> Path:
         temperature=task.temperature,
         seed=task.seed,
         device=task.device,
+        dtype=task.dtype,
     )
     sample_tokens(priors, work / "samples", options)
-    (made,) = decode_corpus(work / "samples", codec, work / "audio", format=suffix[1:])
+    (made,) = decode_corpus(
+        work / "samples", codec, work / "audio", format=suffix[1:], device=task.device
+    )
     made.replace(out)
     shutil.rmtree(work)
     return out
@@ -58,19 +62,8 @@ def _same_task(work: Path, task: Continue) -> None:
         **task.model_dump(mode="json", exclude={"config", "device"}),
         "audio_sha256": sha256_of(task.song) if task.song.is_file() else None,
     }
-    if (work / TASK).exists() and read_json(work / TASK) != wanted:
+    # Parts from before there was a choice of dtype are of this one.
+    if (work / TASK).exists() and {"dtype": "float32", **read_json(work / TASK)} != wanted:
         for part in ("tokens", "samples", "audio"):
             shutil.rmtree(work / part, ignore_errors=True)
     write_json(work / TASK, wanted)
-
-
-def parts_of(model: Path) -> tuple[Path, list[Path]]:
-    """The codec and the priors of a model folder.
-
-    Raises:
-        InputError: it lacks one.
-    """
-    codec, priors = model / "codec", sorted(model.glob("prior_*"))
-    if not codec.is_dir() or not priors:
-        raise InputError(f"{model} is no model: it needs codec/ and prior_0/, prior_1/, ...")
-    return codec, priors

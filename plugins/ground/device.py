@@ -1,8 +1,12 @@
-"""Which device a name means; the one place that asks. It knows no model."""
+"""Which device and which precision a name means; the one place that asks. It knows no model."""
+
+from typing import Literal
 
 import torch
 
 from plugins.ground.errors import InputError
+
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -22,3 +26,18 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"no device {name!r} here: give auto, cpu, cuda or mps") from error
     return device
+
+
+def pick_dtype(name: Precision, device: torch.device) -> torch.dtype:
+    """The precision of that name.
+
+    Raises:
+        InputError: the device can't compute in it.
+    """
+    dtype: torch.dtype = getattr(torch, name)
+    try:
+        one = torch.ones(1, 1, device=device, dtype=dtype)
+        torch.nn.functional.linear(one, one)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"{device} can't compute in {name}: give another --dtype") from error
+    return dtype

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from codec.checkpoint import load_codec, read_spec, save_codec
 from codec.config import VQVAEConfig
 from codec.losses import Bandwidth
+from codec.tokens import TokenSpec
 from codec.vqvae import VQVAE
 from plugins.ground.errors import InputError
 
@@ -59,6 +60,16 @@ def test_a_codec_comes_back_with_its_state_and_its_codes(tmp_path):
     audio = torch.randn(1, 1, 3000)
     codes, again = codec.eval().encode(audio), loaded.encode(audio)
     assert all(torch.equal(codes[name], again[name]) for name in codes)
+
+
+def test_the_config_says_which_codec_it_is(folder):
+    kept = json.loads((folder / "config.json").read_text())["spec"]
+    assert TokenSpec.model_validate(kept) == read_spec(folder)
+    # The weights have the last word, and folders from before it was kept are read.
+    edit(folder, lambda c: c["spec"].update(fingerprint="0" * 16))
+    assert read_spec(folder) == TokenSpec.model_validate(kept)
+    edit(folder, lambda c: c.pop("spec"))
+    assert read_spec(folder) == TokenSpec.model_validate(kept)
 
 
 def test_a_saved_codec_goes_on_training_as_if_never_saved(tmp_path):
@@ -146,6 +157,10 @@ def test_weights_that_do_not_fit_are_refused(folder):
     weights = load_file(folder / "model.safetensors")
     save_file({**weights, "extra": torch.ones(1)}, folder / "model.safetensors")
     with pytest.raises(InputError, match="extra is left over"):
+        load_codec(folder)
+    weights["quantizers.0.codebook"][3, 1] = torch.nan
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"quantizers\.0\.codebook holds NaN"):
         load_codec(folder)
     (folder / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(InputError, match="can't read weights"):

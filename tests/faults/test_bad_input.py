@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file, save_file
 
 from codec.checkpoint import load_codec, save_codec
 from codec.corpus import Corpus
@@ -38,6 +40,12 @@ def home(tmp_path_factory: pytest.TempPathFactory, codec_folder: Path) -> Path:
     with torch.no_grad():
         other.quantizers[0].codebook.add_(1.0)  # type: ignore[union-attr,operator,index]
     save_codec(other, folder / "other")
+    for model, codec in (("model", "codec"), ("mixed", "other"), ("broken", "codec")):
+        shutil.copytree(folder / codec, folder / model / "codec")
+        shutil.copytree(folder / "prior", folder / model / "prior_1")
+    weights = load_file(folder / "broken" / "prior_1" / "model.safetensors")
+    weights["transformer.layers.1.mlp.0.weight"][3, 3] = torch.nan
+    save_file(weights, folder / "broken" / "prior_1" / "model.safetensors")
     (folder / "thesis").mkdir()
     (folder / "thesis" / "chapter.txt").write_text("years of work")
     (folder / "empty.wav").touch()
@@ -91,6 +99,13 @@ def contents(folder: Path) -> dict[Path, bytes]:
         ("prior.sample prior --out new --artist Nobody", "unknown artist"),
         ("prior.sample prior --out tokens --seconds 1", "made with"),
         ("plugins.continuation.command one.wav --model thesis", "is no model"),
+        ("codec.tokenize one.wav --codec codec --model model --out new", "give either --codec or"),
+        ("codec.decode tokens --model mixed --out new", "mixes parts of different models"),
+        ("prior.sample --out new", "give either folders of priors or --model"),
+        ("prior.sample --model broken --out new", "transformer.layers.1.mlp.0.weight holds NaN"),
+        ("prior.sample prior --out new --lyrics empty.wav", "lyrics empty.wav are empty"),
+        ("prior.sample prior --out new --dtype int8", "--dtype"),
+        ("prior.train tokens --model model --stream 0 --out new", "no prior of stream '0'"),
     ],
 )
 def test_one_line_and_status_2(home: Path, line: str, message: str) -> None:

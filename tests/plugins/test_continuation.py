@@ -1,17 +1,28 @@
-"""`jukebox continue` with a real, hardly trained model: nothing of the user's may be lost."""
+"""A real, hardly trained model folder: `jukebox continue`, and all commands that take one."""
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+from codec.checkpoint import load_codec, save_codec
+from codec.corpus import Corpus
+from codec.decode import Decode
+from codec.evaluate import EvaluateCodec
+from codec.tokenize import Tokenize
 from codec.tokenizing import tokenize_files
 from plugins.continuation.command import Continue
 from plugins.continuation.work import continue_song
+from plugins.ground.command import Command
 from plugins.ground.errors import InputError
 from plugins.ground.options import TrainingOptions
+from prior.checkpoint import read_config
+from prior.sample import Sample
+from prior.train import TrainPrior
 from prior.training import train_prior
 
 SHAPE = {"context": 32, "width": 16, "depth": 3, "heads": 1, "blocks": 4}
@@ -63,6 +74,104 @@ def test_parts_of_another_song_are_not_used(tmp_path: Path, model: Path, song: P
     assert (tmp_path / ".out.parts" / "tokens" / "corpus.json").is_file()
     song.write_bytes(right)
     assert continue_song(task).read_bytes() == expected
+
+
+def test_precision_is_part_of_the_task_and_old_parts_are_of_float32(
+    tmp_path: Path, model: Path, song: Path
+) -> None:
+    broken = {"song": song, "model": model, "seconds": 0.5, "device": "cpu", "artist": "nobody"}
+
+    def attempt(dtype: str) -> int:
+        """Which corpus of tokens a run that ends behind it leaves."""
+        with pytest.raises(InputError, match="unknown artist"):
+            continue_song(Continue(**broken, out=tmp_path / "out.wav", dtype=dtype))  # type: ignore[arg-type]
+        return (tmp_path / ".out.parts" / "tokens" / "corpus.json").stat().st_mtime_ns
+
+    first = attempt("float32")
+    kept = tmp_path / ".out.parts" / "continue.json"
+    before = {k: v for k, v in json.loads(kept.read_text()).items() if k != "dtype"}
+    kept.write_text(json.dumps(before))
+    assert attempt("float32") == first
+    assert attempt("bfloat16") != first
+
+
+def test_a_song_goes_on_in_half_precision(tmp_path: Path, model: Path, song: Path) -> None:
+    out = tmp_path / "out.wav"
+    task = Continue(song=song, model=model, out=out, seconds=0.5, device="cpu", dtype="bfloat16")
+    assert continue_song(task) == out
+    assert soundfile.info(out).frames == 4000 + 1000
+
+
+def test_parts_of_different_models_are_refused(tmp_path: Path, model: Path, song: Path) -> None:
+    shutil.copytree(model, tmp_path / "mixed")
+    other = load_codec(model / "codec")
+    with torch.no_grad():
+        other.quantizers[0].codebook.add_(1.0)  # type: ignore[union-attr,operator,index]
+    save_codec(other, tmp_path / "mixed" / "codec")
+    with pytest.raises(InputError, match=r"prior_0 is of codec .*, but .*codec of"):
+        continue_song(Continue(song=song, model=tmp_path / "mixed", out=tmp_path / "out.wav"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mixed", "song.wav"]
+
+
+def main(command: type[Command], line: str, capfd: pytest.CaptureFixture[str]) -> str:
+    """What a command said as a program to bad input; nothing if all went well."""
+    with pytest.raises(SystemExit) as ended:
+        command.main(line.split())
+    errors = [said for said in capfd.readouterr().err.splitlines() if said.startswith("error: ")]
+    assert ended.value.code == (2 if errors else 0)
+    return "".join(errors)
+
+
+def test_a_model_folder_is_enough_for_every_command(
+    tmp_path: Path,
+    model: Path,
+    song: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model").symlink_to(model)
+    Path("words.txt").write_text("la la la")
+    for command, line in (
+        (Tokenize, "song.wav --model model --out tokens"),
+        (EvaluateCodec, "song.wav --model model --out figures.json"),
+        (TrainPrior, "tokens --model model --stream 1 --steps 1 --batch-size 1 --out tuned"),
+        (Sample, "--model model --streams 1 --seconds 0.1 --lyrics words.txt --out samples"),
+        (Sample, "--model model --prompts samples --seconds 0 --dtype float16 --out finer"),
+        (Decode, "finer --model model --out songs"),
+    ):
+        assert main(command, line, capfd) == ""
+    assert read_config("tuned").stream == "1"
+    (made,) = Corpus("finer").tracks()
+    assert made["lyrics"] == "la la la"
+    assert (len(made["codes_0"]), len(made["codes_1"])) == (50, 25)
+    assert soundfile.info("songs/sample-0000.wav").frames == 200
+
+
+@pytest.mark.parametrize(
+    ("command", "line", "message"),
+    [
+        (EvaluateCodec, "song.wav --model nowhere", "nowhere is no model: it has no codec/"),
+        (EvaluateCodec, "song.wav", "give either --codec or --model"),
+        (Sample, "--model model --streams 7 --out new", "no prior of stream '7'; there are: 0, 1"),
+        (Sample, "prior_0 --streams 0 --out new", "--streams chooses among the priors of"),
+        (TrainPrior, "tokens --model model --init x --out new", "give either --init or --model"),
+        (TrainPrior, "tokens --model model --stream 7 --out new", "no prior of stream '7'"),
+    ],
+)
+def test_models_that_do_not_help(
+    tmp_path: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    command: type[Command],
+    line: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model").symlink_to(model)
+    assert message in main(command, line, capfd)
+    assert not Path("new").exists()
 
 
 @pytest.mark.parametrize("name", ["song.wav", "kept.wav"])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from codec.tokens import TokenSpec, TokenStream
 from conditioning.base import Window
@@ -76,6 +76,43 @@ def test_weights_take_the_dtype_asked_for(tmp_path):
     assert torch.equal(half.positions, prior.positions)
 
 
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_the_first_layers_alone(layers, tmp_path):
+    prior = labelled()
+    save_prior(prior, tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    for name in weights:  # what is not asked for is not read
+        if any(name.startswith(f"transformer.layers.{i}.") for i in range(layers, 3)):
+            weights[name][:] = torch.nan
+    save_file(weights, tmp_path / "model.safetensors")
+    back = load_prior(tmp_path, layers=layers)
+    assert len(back.transformer.layers) == layers
+    assert {t.device.type for t in back.state_dict().values()} == {"cpu"}
+    batch = {k: t[None] for k, t in prior.prepare(TRACK, Window(0, 512)).items()}
+    with torch.inference_mode():
+        hidden, expected = (
+            p(torch.arange(11)[None], p.condition(batch), upto=layers - 1).hidden
+            for p in (back, prior)
+        )
+    assert torch.equal(hidden, expected)
+
+
+def test_the_layers_left_out_must_fit_too(tmp_path):
+    save_prior(prior_of(), tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["transformer.layers.2.mlp.0.weight"]
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=r"layers\.2\.mlp\.0\.weight is missing"):
+        load_prior(tmp_path, layers=1)
+
+
+@pytest.mark.parametrize("layers", [0, 4])
+def test_layers_that_there_are_not(layers, tmp_path):
+    save_prior(prior_of(), tmp_path)
+    with pytest.raises(InputError, match=f"has 1 to 3 layers to load, not {layers}"):
+        load_prior(tmp_path, layers=layers)
+
+
 KEEPER = """
 import torch
 from pydantic import BaseModel
@@ -116,6 +153,9 @@ def test_buffers_that_no_file_holds_are_made_anew(keeper, tmp_path):
     prior = prior_of([keeper])
     save_prior(prior, tmp_path / "p")
     assert torch.equal(logits(load_prior(tmp_path / "p")), logits(prior))
+    half = load_prior(tmp_path / "p", dtype=torch.bfloat16)
+    assert half.conditioners["keeper"].kept.dtype == torch.bfloat16
+    assert half.conditioners["keeper"].highest == 15
 
 
 def test_a_missing_conditioner_is_named_with_its_distribution(tmp_path):

@@ -1,21 +1,30 @@
 """Sampling against a plain loop without caches, and everything that must not change a sample."""
 
+import json
+import re
+import shutil
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from music import SPEC, make_corpus
+from music import SPEC, TINY, make_corpus
 
-from codec.corpus import Corpus
+from codec.corpus import Corpus, CorpusWriter
 from conditioning.base import Window
+from plugins import registry
 from plugins.ground.errors import InputError
-from prior.checkpoint import load_prior
-from prior.engine import Drawing, draw, filter_logits
-from prior.job import sampling_cost
+from plugins.ground.saved import save_config
+from prior.checkpoint import load_prior, save_prior
+from prior.config import preset
+from prior.engine import Drawing, Engine, draw, filter_logits
+from prior.job import Job, sampling_cost
 from prior.options import SamplingOptions
 from prior.plan import steps, uniforms
+from prior.prior import Prior
 from prior.sampling import Sampler, sample_tokens
 
 OPTIONS = SamplingOptions(
@@ -165,11 +174,179 @@ def test_only_the_named_streams_of_a_prompt_are_kept(tmp_path: Path, trained: Pa
     assert not np.array_equal(made["codes_0"], real["codes_0"])
 
 
-def test_levels_shorter_than_a_context(tmp_path: Path, trained: Path) -> None:
+def test_levels_shorter_than_a_context(
+    tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = []
+
+    class Watched(Engine):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            lengths.append(self.length)
+
+    monkeypatch.setattr("prior.sampling.Engine", Watched)
     options = OPTIONS.model_copy(update={"seconds": 0.1})
     made = sample_tokens(priors(trained), tmp_path / "s", options)
     assert made.lengths("1").tolist() == [3] * 3
     assert made.lengths("0").tolist() == [12] * 3
+    assert lengths == [3, 3, 12, 12]  # no larger caches than are needed, for two batches each
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_precision_is_a_setting_of_the_samples(tmp_path: Path, trained: Path, dtype: str) -> None:
+    short = {"seconds": 0.5, "count": 1}
+    options = OPTIONS.model_copy(update={**short, "dtype": dtype})
+    made = sample_tokens(priors(trained), tmp_path / "s", options)
+    assert made.lengths("0").tolist() == [52]
+    assert made.settings["dtype"] == dtype
+    with pytest.raises(InputError, match=f"made with dtype '{dtype}'"):
+        sample_tokens(priors(trained), tmp_path / "s", OPTIONS.model_copy(update=short))
+
+
+def test_samples_from_before_there_was_a_choice_go_on(
+    tmp_path: Path, trained: Path, sampled: Path
+) -> None:
+    sampler = Sampler(priors(trained), tmp_path / "s", OPTIONS)
+    next(sampler.windows())
+    manifest = json.loads((tmp_path / "s" / "corpus.json").read_text())
+    for new in ("dtype", "lyrics", "draws"):
+        manifest["settings"].pop(new, None)
+    (tmp_path / "s" / "corpus.json").write_text(json.dumps(manifest))
+    assert codes_of(sample_tokens(priors(trained), tmp_path / "s", OPTIONS)) == codes_of(
+        Corpus(sampled)
+    )
+
+
+def test_the_weights_have_the_precision_asked_for(trained: Path) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        options = OPTIONS.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
+        job = Job(priors(trained), options)
+        prior = load_prior(trained / "prior_1", job.device, job.dtype)
+        assert {p.dtype for p in prior.parameters()} == {dtype}
+
+
+def test_a_dry_run_counts_bytes_as_they_will_be(tmp_path: Path) -> None:
+    config = preset("small", SPEC, "1")
+    save_config(tmp_path, "prior", config.model_dump(mode="json"))
+
+    def megabytes(**changes: object) -> list[int]:
+        cost = sampling_cost([tmp_path], OPTIONS.model_copy(update=changes))["stream 1"]
+        return [int(n.replace(",", "")) for n in re.findall(r"([\d,]+) MiB", cost)]
+
+    whole = {"seconds": 4096 * 32 / 800}
+    weights, caches = megabytes(**whole)
+    count = sum(p.numel() for p in Prior(config).parameters())
+    assert weights == round(4 * count / 2**20)
+    assert megabytes(**whole, dtype="bfloat16") == [round(2 * count / 2**20), caches // 2]
+    # Caches hold what there will be, not the context.
+    assert 0 < megabytes(seconds=1024 * 32 / 800)[1] < caches / 2
+
+
+def test_one_prior_at_a_time_is_in_memory(
+    tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[weakref.ref[Prior]] = []
+    alive: list[int] = []
+
+    def load(*given: object) -> Prior:
+        alive.append(sum(ref() is not None for ref in loaded))
+        prior = load_prior(*given)  # type: ignore[arg-type]
+        loaded.append(weakref.ref(prior))
+        return prior
+
+    monkeypatch.setattr("prior.sampling.load_prior", load)
+    options = OPTIONS.model_copy(update={"seconds": 0.5})
+    sample_tokens(priors(trained), tmp_path / "s", options)
+    assert alive == [0, 0]
+
+
+def test_draws_can_be_handed_in(tmp_path: Path, trained: Path, sampled: Path) -> None:
+    asked: list[tuple[int, int, int, int]] = []
+
+    def draws(item: int, level: int, start: int, stop: int) -> np.ndarray:
+        asked.append((item, level, start, stop))
+        return uniforms(5, item, level, start, stop)
+
+    other_seed = OPTIONS.model_copy(update={"seed": 99})
+    made = sample_tokens(priors(trained), tmp_path / "s", other_seed, draws)
+    assert codes_of(made) == codes_of(Corpus(sampled))
+    for item in range(3):
+        for level, total in ((0, 400), (1, 100)):
+            parts = [(a, b) for i, lev, a, b in asked if (i, lev) == (item, level)]
+            assert [p for a, b in parts for p in range(a, b)] == [*range(total)]
+    with pytest.raises(InputError, match="made with draws"):
+        sample_tokens(priors(trained), tmp_path / "s", other_seed)
+
+
+def test_lyrics_come_from_a_file(tmp_path: Path, trained: Path) -> None:
+    text = "Ein Lied, größer\nals zwei 🎵\n"
+    (tmp_path / "words.txt").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    short = {"seconds": 0.1, "lyrics": tmp_path / "words.txt"}
+    options = OPTIONS.model_copy(update=short)
+    made = sample_tokens(priors(trained)[1:], tmp_path / "s", options)
+    assert [row["lyrics"] for row in made.tracks()] == [text] * 3
+    (tmp_path / "words.txt").rename(tmp_path / "moved.txt")
+    moved = options.model_copy(update={"lyrics": tmp_path / "moved.txt"})
+    sample_tokens(priors(trained)[1:], tmp_path / "s", moved)  # the same text
+    (tmp_path / "moved.txt").write_text("other words")
+    with pytest.raises(InputError, match="made with lyrics 'text "):
+        sample_tokens(priors(trained)[1:], tmp_path / "s", moved)
+
+
+PICKY = """
+import torch
+from pydantic import BaseModel
+from conditioning.base import Condition, Conditioner, Provides
+from plugins.ground.errors import InputError
+
+class Picky(Conditioner):
+    class Config(BaseModel):
+        pass
+    provides = Provides(start=True)
+    def prepare(self, track, window, rng=None):
+        return {"one": torch.ones(1)}
+    def forward(self, batch):
+        return Condition(start=batch["one"][:, None].expand(-1, 1, self.site.width))
+    def check(self, track):
+        if "x" in track.get("lyrics", ""):
+            raise InputError("nobody can sing an x")
+"""
+
+
+def test_typed_lyrics_are_checked_and_those_of_prompts_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "site" / "picky_plugin-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info.parent / "picky_plugin.py").write_text(PICKY)
+    (info / "METADATA").write_text("Name: picky-plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[jukebox.conditioners]\npicky = picky_plugin:Picky\n")
+    monkeypatch.syspath_prepend(str(info.parent))
+    record = registry.PluginRecord(name="picky", distribution="picky-plugin", version="1.0")
+    save_prior(Prior(preset("tiny", SPEC, "1", [record], **TINY)), tmp_path / "prior")
+    (tmp_path / "words.txt").write_text("an x")
+    options = SamplingOptions(seconds=0.1, lyrics=tmp_path / "words.txt", device="cpu")
+    with pytest.raises(InputError, match="nobody can sing an x"):
+        sample_tokens([tmp_path / "prior"], tmp_path / "s", options)
+    row = {**make_corpus(tmp_path / "plain")[0], "lyrics": "an x"}
+    CorpusWriter(tmp_path / "tokens", SPEC, settings={}).append([row])
+    prompted = SamplingOptions(seconds=0.1, prompts=tmp_path / "tokens", device="cpu")
+    made = sample_tokens([tmp_path / "prior"], tmp_path / "s", prompted)
+    assert made[0]["lyrics"] == "an x"
+
+
+def test_finer_priors_may_know_other_names(tmp_path: Path, trained: Path) -> None:
+    """Those of the published models do; the coarsest one catches what is mistyped."""
+    other = tmp_path / "prior_0"
+    shutil.copytree(trained / "prior_0", other)
+    config = json.loads((other / "config.json").read_text())
+    (artist,) = [c for c in config["conditioners"] if c["name"] == "artist"]
+    artist["config"]["names"] = ["somebody", "else"]
+    (other / "config.json").write_text(json.dumps(config))
+    options = OPTIONS.model_copy(update={"seconds": 1.0})
+    with pytest.warns(UserWarning, match="prior_0 counts it as unknown: unknown artist: 'a'"):
+        made = sample_tokens([other, trained / "prior_1"], tmp_path / "s", options)
+    assert made[0]["artist"] == "a"
 
 
 def _bad_input(
@@ -190,11 +367,17 @@ def _bad_input(
     yield both, {"device": "abacus"}, "no device 'abacus'"
     yield both, {"label": {"num_samples": "5"}}, "that column is the corpus's own"
     yield both, {"label": {"artist": "a"}}, "give --artist instead"
+    yield both, {"label": {"lyrics": "la"}}, "give --lyrics instead"
+    yield both, {"lyrics": trained / "words.txt"}, "can't read lyrics .*words.txt: No such file"
+    yield both, {"lyrics": trained}, "can't read lyrics"
+    yield both, {"lyrics": trained / "empty.txt"}, "empty.txt are empty"
+    yield both, {"lyrics": trained / "prior_0" / "state.pt"}, "state.pt are not UTF-8"
     yield [tmp_path], {}, "no prior in"
     yield [], {}, "at least one prior"
 
 
 def test_bad_input_is_named_and_writes_nothing(tmp_path: Path, trained: Path) -> None:
+    (trained / "empty.txt").write_text(" \n\n")
     for folders, changes, message in _bad_input(trained, tmp_path):
         options = OPTIONS.model_copy(update=changes)
         with pytest.raises(InputError, match=message):
@@ -212,8 +395,6 @@ def test_other_samples_in_the_folder_are_kept(tmp_path: Path, trained: Path) -> 
 
 
 def test_prompts_of_another_codec_are_refused(tmp_path: Path, trained: Path) -> None:
-    from codec.corpus import CorpusWriter
-
     other = SPEC.model_copy(update={"fingerprint": "f" * 16})
     row = make_corpus(tmp_path / "same")[0]
     CorpusWriter(tmp_path / "tokens", other, settings={}).append([row])

@@ -9,12 +9,14 @@ import torch
 from music import SPEC, TINY, TINY_CODES, make_corpus
 
 from codec.corpus import Corpus, CorpusWriter
+from conditioning.base import Window
 from plugins.ground.errors import InputError
 from plugins.ground.options import TrainingOptions
 from plugins.ground.saved import load_weights
 from prior.checkpoint import load_prior, read_config
 from prior.data import Windows, unigram_surprise
-from prior.training import train_prior
+from prior.engine import Engine
+from prior.training import default_conditioners, train_prior
 
 OPTIONS = TrainingOptions(steps=4, batch_size=4, device="cpu")
 
@@ -77,6 +79,51 @@ def test_it_learns_more_than_which_codes_are_common(tmp_path: Path) -> None:
     lines = (tmp_path / "prior" / "metrics.jsonl").read_text().splitlines()
     last = [json.loads(line) for line in lines if "validation" in line][-1]
     assert last["validation/bits_per_code"] < 0.7 * last["validation/unigram_bits_per_code"]
+
+
+ENCODER = {"width": 32, "depth": 2, "heads": 2, "blocks": 4, "init_scale": 1.0}
+LYRICS = {
+    "lyrics_memory": {"lyrics_memory.tokens": 16, "lyrics_memory.network": ENCODER},
+    "lyrics_prefix": {"lyrics_prefix.tokens": 16},
+}
+
+
+@pytest.mark.parametrize("kind", LYRICS)
+def test_a_prior_learns_from_lyrics(tmp_path: Path, kind: str) -> None:
+    """Only the words tell the two songs apart."""
+    songs = {"la la la la la": 3, "do re mi fa so": 8}
+    rows = [
+        {"id": f"{turn}-{words}", "num_samples": 32 * 32, "lyrics": words,
+         "codes_1": np.full(32, code, np.uint16)}
+        for turn in range(2) for words, code in songs.items()
+    ]  # fmt: skip
+    CorpusWriter(tmp_path / "tokens", SPEC).append(rows)
+    reads = kind.removeprefix("lyrics_")
+    train_prior(
+        tmp_path / "tokens",
+        tmp_path / "prior",
+        preset="tiny",
+        set={**TINY, "patterns": ["row", reads, "column"]},
+        conditioners=["timing", kind],
+        conditioner_set=LYRICS[kind],
+        options=OPTIONS.model_copy(update={"steps": 60, "learning_rate": 1e-2, "log_every": 1}),
+    )
+    lines = (tmp_path / "prior" / "metrics.jsonl").read_text().splitlines()
+    figures = [json.loads(line) for line in lines]
+    assert figures[-1][f"bits_of_{'lyrics' if reads == 'memory' else kind}"] < 4  # of 6.3 for any character
+    prior = load_prior(tmp_path / "prior")
+    for words, code in songs.items():
+        batch = prior.prepare({"lyrics": words}, Window(0, 32 * 32))
+        condition = prior.condition({name: tensor[None] for name, tensor in batch.items()})
+        nothing = torch.zeros(1, 0, dtype=torch.int64)
+        assert Engine(prior, condition).generate(nothing, 4).tolist() == [[code] * 4]
+
+
+def test_presets_that_read_lyrics_are_told_them() -> None:
+    assert default_conditioners(SPEC, "1", "tiny") == ("artist", "genre", "timing")
+    assert default_conditioners(SPEC, "0", "upsampler") == ("artist", "genre", "codes")
+    for preset, conditioner in (("5b_lyrics", "lyrics_memory"), ("1b_lyrics", "lyrics_prefix")):
+        assert default_conditioners(SPEC, "1", preset)[3:] == (conditioner,)
 
 
 def test_fine_tuning_grows_vocabularies_and_keeps_what_was_learned(
@@ -163,6 +210,10 @@ def test_a_dry_run_of_a_large_prior_builds_nothing(
     dry = OPTIONS.model_copy(update={"dry_run": True})
     train_prior(trained / "tokens", tmp_path / "p", preset="5b", options=dry)
     assert re.search(r"parameters: 5,\d{3},\d{3},\d{3}", capsys.readouterr().out)
+    train_prior(trained / "tokens", tmp_path / "p", preset="5b_lyrics", options=dry)
+    assert re.search(r"parameters: 5,[56]\d{2},\d{3},\d{3}", capsys.readouterr().out)
+    train_prior(trained / "tokens", tmp_path / "p", preset="1b_lyrics", options=dry)
+    assert re.search(r"parameters: 92\d,\d{3},\d{3}", capsys.readouterr().out)
 
 
 def test_other_tracks_are_another_training(tmp_path: Path, trained: Path) -> None:
