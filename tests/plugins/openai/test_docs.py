@@ -66,7 +66,7 @@ def test_every_command_of_the_page(home: Path) -> None:
         ran.append(command.split()[2] if command.startswith("python") else command.split()[1])
     assert ran == [
         "plugins.openai.convert", "prior.sample", "codec.decode", "conditioning.align", "report",
-        "codec.tokenize", "prior.embed", 
+        "codec.tokenize", "prior.embed",
     ]  # fmt: skip
     assert {"codec", "prior_0", "prior_1", "prior_2"} == {
         p.name for p in (home / "jukebox-1b").iterdir()
