@@ -77,8 +77,12 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """Name of the tracks that it holds now: of the codec's and all shards' checksums."""
-        sums = [self.spec.fingerprint, *(shard.sha256 for shard in self.manifest.shards)]
+        """Name of the tracks that it holds now: of the codec's and all shards' checksums.
+
+        Times of words don't change it, so that work on the tracks goes on when they come.
+        """
+        shards = self.manifest.shards
+        sums = [self.spec.fingerprint, *(shard.content or shard.sha256 for shard in shards)]
         return hashlib.sha256("".join(sums).encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
@@ -244,6 +248,26 @@ class CorpusWriter:
         shard = self._publish(0, self._fresh(rows, {}, ids), columns)
         self._commit(shards=tuple(shard), columns=columns)
         self._ids = ids
+
+    def set_words(self, number: int, words: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Publish one shard anew, with words of some of its tracks.
+
+        Holds one row group at a time.
+
+        Args:
+            number: of the shard.
+            words: by track id, each with start and end in seconds and text.
+
+        Raises:
+            InputError: as `append`; the corpus is then as it was.
+        """
+        rows = Corpus(self.folder).shard_rows(number)
+        updated = ({**row, "words": words.get(row["id"], row["words"])} for row in rows)
+        shards = list(self.manifest.shards)
+        content = shards[number].content or shards[number].sha256
+        (shard,) = self._publish(number, updated, self.manifest.columns)
+        shards[number] = shard.model_copy(update={"content": content})
+        self._commit(shards=tuple(shards))
 
     def abandon(self) -> None:
         """Remove a corpus that holds no track; one that holds any is left."""

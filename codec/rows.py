@@ -47,6 +47,8 @@ class Shard(BaseModel):
     file: str = Field(pattern=r"^[^/\\]+\.parquet$")
     rows: int = Field(ge=1)
     sha256: str
+    content: str = ""
+    """Checksum that it had before words got times; "" if they got none since it was written."""
 
 
 class Skipped(BaseModel):

@@ -1,4 +1,14 @@
-from .base import Condition, Conditioner, Provides, Site, Window
+from .aligning import align_corpus
+from .base import (
+    Aligner,
+    AuxiliaryLoss,
+    Condition,
+    Conditioner,
+    Provides,
+    Site,
+    Window,
+    Word,
+)
 from .codes import UpperCodes
 from .fuse import fuse
 from .labels import Artist, Genre
@@ -6,7 +16,9 @@ from .lyrics import LyricsMemory, LyricsPrefix
 from .timing import Timing
 
 __all__ = [
+    "Aligner",
     "Artist",
+    "AuxiliaryLoss",
     "Condition",
     "Conditioner",
     "Genre",
@@ -17,5 +29,7 @@ __all__ = [
     "Timing",
     "UpperCodes",
     "Window",
+    "Word",
+    "align_corpus",
     "fuse",
 ]

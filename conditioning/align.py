@@ -24,9 +24,12 @@ class Align(Command):
     )
     stream: str | None = Field(None, description="stream of the prior (default: the coarsest)")
     layer: int | None = Field(
-        None, description="layer whose attention is read (default: the one that is known to be good)"
+        None,
+        description="layer whose attention is read (default: the one known to be good)",
     )
-    head: int | None = Field(None, description="head of that layer (default: likewise)")
+    head: int | None = Field(
+        None, description="head of that layer (default: the one known to be good)"
+    )
     device: str | None = Field(None, description="auto, cpu, cuda or mps (default: auto)")
     dtype: str | None = Field(
         None, description="float32, bfloat16 or float16 to compute in (default: float32)"

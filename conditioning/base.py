@@ -96,6 +96,8 @@ class Conditioner(nn.Module, ABC):
 
     Config: ClassVar[type[BaseModel]]
     """Settings and vocabularies; they travel with the checkpoint."""
+    reads: ClassVar[tuple[str, ...] | None] = None
+    """Columns of a track's metadata that it looks at; None: nobody knows which."""
 
     def __init__(self, config: Any, site: Site) -> None:
         super().__init__()

@@ -47,6 +47,7 @@ class UpperCodes(Conditioner):
     """
 
     Config = UpperCodesConfig
+    reads = ()
     config: UpperCodesConfig
 
     def __init__(self, config: UpperCodesConfig, site: Site) -> None:

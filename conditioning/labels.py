@@ -225,6 +225,7 @@ class Artist(_Labels):
 
     Config = LabelConfig
     what = "artist"
+    reads = ("artist",)
 
     @classmethod
     def split(cls, text: str, rule: Rule) -> list[str]:
@@ -242,6 +243,7 @@ class Genre(_Labels):
 
     Config = GenreConfig
     what = "genre"
+    reads = ("genre",)
 
     @classmethod
     def split(cls, text: str, rule: Rule) -> list[str]:

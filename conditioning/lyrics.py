@@ -141,6 +141,7 @@ class _Lyrics(Conditioner):
     """What both designs share: from a track's lyrics to numbered characters."""
 
     config: LyricsConfig
+    reads = ("lyrics",)
 
     def __init__(self, config: LyricsConfig, site: Site) -> None:
         super().__init__(config, site)

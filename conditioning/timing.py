@@ -44,6 +44,7 @@ class Timing(Conditioner):
     """
 
     Config = TimingConfig
+    reads = ()
     config: TimingConfig
 
     def __init__(self, config: TimingConfig, site: Site) -> None:

@@ -192,6 +192,33 @@ def test_replacing_all_rows(tmp_path: Path) -> None:
     assert len(names(tmp_path)) == 2
 
 
+def test_words_of_some_tracks_of_one_shard(
+    written: Path, file_size_limit: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    writer = CorpusWriter(written, SPEC, {"made_by": "test"})
+    before, untouched = Corpus(written), sorted(written.glob("tracks-00001-*"))
+    for _ in range(2):
+        writer.set_words(0, {"b": WORDS, "a": [], "c": WORDS})
+        after = Corpus(written)
+        assert_rows(
+            after.tracks(), [row("a"), row("b", 0, words=WORDS), row("c", lyrics="la la\nla")]
+        )
+        # Whoever works on the tracks may go on.
+        assert after.fingerprint == before.fingerprint
+    assert after.skipped == before.skipped
+    assert sorted(written.glob("tracks-00001-*")) == untouched
+    assert len(names(written)) == 3
+    after.verify()
+    with pytest.raises(InputError, match="no list of start"):
+        writer.set_words(0, {"a": "la"})
+    with file_size_limit(100), pytest.raises(InputError, match="can't write a shard"):
+        writer.set_words(0, {"a": WORDS})
+    assert_rows(Corpus(written).tracks(), list(after.tracks()))
+    writer.append([row("d")])
+    assert Corpus(written).ids() == ["a", "b", "c", "d"]
+    assert Corpus(written).fingerprint != before.fingerprint
+
+
 def test_what_a_kill_leaves_is_whole_and_cleaned_up(written: Path) -> None:
     before = names(written)
     (written / "tracks-00002-0123.parquet").write_bytes(b"published, but not in corpus.json")

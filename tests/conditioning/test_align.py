@@ -1,0 +1,230 @@
+"""`python -m conditioning.align` with an aligner that a stranger's distribution offers."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from codec.corpus import Corpus, CorpusWriter
+from codec.rows import Skipped
+from codec.tokens import TokenSpec, TokenStream
+from conditioning.aligning import align_corpus
+from plugins.ground.errors import InputError
+
+SPEC = TokenSpec(
+    sample_rate=1000,
+    channels=1,
+    streams=(TokenStream(name="0", vocab_size=16, hop_length=10),),
+    codec="vqvae",
+    fingerprint="0123456789abcdef",
+)
+STEADY = '''
+import os, signal
+from pathlib import Path
+from pydantic import BaseModel, ConfigDict, Field
+from conditioning.base import Aligner, Word
+
+class Steady(Aligner):
+    """As if all words were equally long; writes down what it was asked to do."""
+
+    class Config(BaseModel):
+        model_config = ConfigDict(frozen=True, extra="forbid")
+        log: Path
+        gain: float = Field(1.0, le=1)
+        dies_at: str = ""
+        total_seconds: float | None = None
+
+    def align(self, track, spec):
+        with open(self.config.log, "a") as file:
+            print(track["id"], len(track["codes_0"]), self.config.total_seconds, file=file)
+        if track["id"] == self.config.dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "instrumental" in track["lyrics"]:
+            return "nobody sings"
+        words = track["lyrics"].split()
+        each = track["num_samples"] / spec.sample_rate / len(words)
+        return [
+            Word(i * each, (i + 1) * each, word, 0.0 if word == "..." else self.config.gain)
+            for i, word in enumerate(words)
+        ]
+'''
+OWN = [{"start": 0.0, "end": 1.0, "text": "mine"}]
+
+
+def track(name: str, lyrics: str, **more: Any) -> dict[str, Any]:
+    codes = np.random.default_rng(len(name) + len(lyrics)).integers(0, 16, 200).astype(np.uint16)
+    return {
+        "id": name,
+        "path": name,
+        "num_samples": 2000,
+        "codes_0": codes,
+        "lyrics": lyrics,
+    } | more
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Two shards: songs a, b, c and d, e; b and d can't be aligned, c has words already."""
+    writer = CorpusWriter(tmp_path / "tokens", SPEC, {"made_by": "test"}, {"bpm": "int64"})
+    first = [track("a", "la le\nli lo", bpm=90), track("b", "(instrumental)")]
+    writer.append([*first, track("c", "x", words=OWN)], [Skipped(path="z", reason="no audio")])
+    writer.append([track("d", " "), track("e", "la ...")])
+    return tmp_path / "tokens"
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the aligner `steady`, which is installed now, was asked to do."""
+    info = tmp_path / "site" / "steady-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "entry_points.txt").write_text("[jukebox.aligners]\nsteady = steady_module:Steady\n")
+    (tmp_path / "site" / "steady_module.py").write_text(STEADY)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.delitem(sys.modules, "steady_module", raising=False)
+    return tmp_path / "log"
+
+
+def asked(log: Path) -> list[str]:
+    """The ids in a log, which is emptied."""
+    names = [line.split()[0] for line in log.read_text().splitlines()] if log.exists() else []
+    log.write_text("")
+    return names
+
+
+def words(folder: Path) -> dict[str, list[tuple[float, float, str]]]:
+    return {
+        row["id"]: [(word["start"], word["end"], word["text"]) for word in row["words"]]
+        for row in Corpus(folder).tracks()
+    }
+
+
+def command(
+    log: Path, *arguments: object, at_risk: float = 60
+) -> "subprocess.CompletedProcess[str]":
+    program = (
+        "import sys, conditioning.aligning\n"
+        f"conditioning.aligning.SECONDS_AT_RISK = {at_risk}\n"
+        "from conditioning.align import Align\n"
+        "Align.main(sys.argv[1:])\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(log.parent / "site")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+A = [(0.0, 0.5, "la"), (0.5, 1.0, "le"), (1.0, 1.5, "li"), (1.5, 2.0, "lo")]
+E = [(0.0, 1.0, "la"), (1.0, 2.0, "...")]
+
+
+def test_words_come_into_the_corpus_and_nothing_else_changes(
+    corpus: Path, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = Corpus(corpus)
+    rows = {row["id"]: row for row in before.tracks()}
+    made = align_corpus(corpus, "steady", {"log": log, "gain": 0.5})
+    after = Corpus(corpus)
+    assert words(corpus) == {"a": A, "b": [], "c": [(0.0, 1.0, "mine")], "d": [], "e": E}
+    for row in after.tracks():
+        codes = row.pop("codes_0"), rows[row["id"]].pop("codes_0")
+        assert np.array_equal(*codes)
+        assert {**row, "words": []} == {**rows[row["id"]], "words": []}
+    kept = (before.manifest.skipped, before.settings, [s.rows for s in before.manifest.shards])
+    assert (after.manifest.skipped, after.settings, [s.rows for s in after.manifest.shards]) == kept
+    after.verify()
+    assert asked(log) == ["a", "b", "e"]
+    assert (made.aligned, made.failed) == ({"a": 0.5, "e": 0.25}, {"b": "nobody sings"})
+    assert (made.there, made.without) == (1, 1)
+    said = capsys.readouterr().out.splitlines()
+    assert said[:3] == [
+        "a: 4 words, mean confidence 0.50",
+        "b: not aligned: nobody sings",
+        "e: 2 words, mean confidence 0.25, 1 of them not found",
+    ]
+    assert said[3].startswith("tracks: 2 aligned, 1 not aligned, 1 without lyrics, 1 aligned befor")
+    assert f"jukebox report --out report/index.html --songs Aligned={corpus}" in said[4]
+
+
+def test_again_aligns_what_is_missing_or_everything(corpus: Path, log: Path) -> None:
+    settings = {"log": log}
+    align_corpus(corpus, "steady", settings)
+    shards = Corpus(corpus).manifest.shards
+    asked(log)
+    align_corpus(corpus, "steady", settings)
+    assert asked(log) == ["b"]
+    assert Corpus(corpus).manifest.shards == shards
+    align_corpus(corpus, "steady", settings, again=True)
+    assert asked(log) == ["a", "b", "c", "e"]
+    assert words(corpus)["c"] == [(0.0, 2.0, "x")]
+
+
+@pytest.mark.parametrize(("at_risk", "done"), [(60, {"a", "b", "c"}), (0, set("abcdefg"))])
+def test_a_kill_loses_nothing_that_was_published(
+    tmp_path: Path, log: Path, at_risk: float, done: set[str]
+) -> None:
+    corpus = tmp_path / "tokens"
+    writer = CorpusWriter(corpus, SPEC, {})
+    writer.append([track(name, f"{name} la") for name in "abc"])
+    writer.append([track(name, f"{name} la") for name in "defghi"])
+    options = [corpus, "--aligner", "steady", "--set", f"log={log}"]
+    killed = command(log, *options, "--set", "dies_at=h", at_risk=at_risk)
+    assert killed.returncode == -9
+    assert asked(log) == [*"abcdefgh"]
+    Corpus(corpus).verify()
+    assert {name for name, found in words(corpus).items() if found} == done
+    ended = command(log, *options)
+    assert ended.returncode == 0, ended.stderr
+    assert asked(log) == sorted(set("abcdefghi") - done)
+    assert all(words(corpus).values())
+    assert len(list(corpus.iterdir())) == 3
+
+
+def test_samples_are_aligned_as_the_parts_of_songs_that_they_were_made_as(
+    tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"seconds": 2.0, "total_seconds": 180.0}
+    CorpusWriter(tmp_path / "samples", SPEC, settings).append([track("s", "la", path="")])
+    align_corpus(tmp_path / "samples", "steady", {"log": log})
+    assert log.read_text() == "s 200 180.0\n"
+    assert f"--samples Aligned={tmp_path / 'samples'} --audio Aligned=" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--aligner", "stedy"], "no 'stedy' in jukebox.aligners; there are: attention, steady"),
+        (["--aligner", "steady"], "aligner 'steady' needs 'log': give --log or --set log="),
+        (["--aligner", "steady", "--set", "log=x", "--layer", "3"], "no setting 'layer' in Config"),
+        (
+            ["--aligner", "steady", "--set", "log=x", "--set", "gain=2"],
+            "'steady': setting gain: In",
+        ),
+        ([], "aligner 'attention' needs 'model': give --model"),
+        (["--model", "nowhere"], "nowhere is no model"),
+        (["--layer", "x"], "--layer: "),
+    ],
+)
+def test_bad_input_is_one_line(corpus: Path, log: Path, arguments: list[str], message: str) -> None:
+    before = Corpus(corpus).fingerprint
+    done = command(log, corpus, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert Corpus(corpus).fingerprint == before
+
+
+def test_a_corpus_without_lyrics_or_none_at_all(tmp_path: Path, log: Path) -> None:
+    CorpusWriter(tmp_path / "tokens", SPEC, {}).append([track("a", "")])
+    with pytest.raises(InputError, match=r"no track of \S+tokens has lyrics: give them in"):
+        align_corpus(tmp_path / "tokens", "steady", {"log": log})
+    with pytest.raises(InputError, match="no token corpus in"):
+        align_corpus(tmp_path, "steady", {"log": log})
+    assert asked(log) == []
