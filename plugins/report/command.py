@@ -13,6 +13,7 @@ Name = Annotated[str, Field(min_length=1)]
 class Report(Command):
     """Make a web page of a run: samples to hear and look at, and how the models learned.
 
+    Lyrics whose words have times (jukebox align) light up as they are sung.
     The page, its pictures and the audio it plays are one folder that can be moved or zipped and
     opened anywhere. Run again, it is written anew. A name that holds a comma goes in quotes:
     --training '"Prior, level 1"=FOLDER'.
@@ -30,6 +31,10 @@ class Report(Command):
     audio: dict[Name, Path] = Field(
         default_factory=dict,
         description="decoded audio of the samples of that name: --audio NAME=FOLDER, repeated",
+    )
+    songs: dict[Name, Path] = Field(
+        default_factory=dict,
+        description="token corpora of real music, played from --originals: --songs NAME=FOLDER",
     )
     reconstructions: dict[Name, Path] = Field(
         default_factory=dict,
@@ -51,6 +56,7 @@ class Report(Command):
             trainings=self.training,
             samples=self.samples,
             audio=self.audio,
+            songs=self.songs,
             reconstructions=self.reconstructions,
             originals=self.originals,
             limit=self.limit,

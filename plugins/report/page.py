@@ -12,6 +12,8 @@ from codec.audio import read_audio
 from plugins.ground.errors import InputError
 from plugins.ground.progress import Progress
 from plugins.report.charts import Chart, charts
+from plugins.report.lyrics import SCRIPT, shown_lyrics
+from plugins.report.lyrics import STYLE as LYRICS_STYLE
 from plugins.report.markup import Content, Markup, join, tag
 from plugins.report.pictures import AUDIO_SIZE, CURVES_SIZE, Scale, draw_audio, draw_curves
 from plugins.report.recordings import (
@@ -21,6 +23,7 @@ from plugins.report.recordings import (
     Recording,
     read_reconstructions,
     read_samples,
+    read_songs,
 )
 from plugins.report.site import GENERATOR, Site
 from plugins.report.style import STYLE
@@ -47,6 +50,7 @@ def write_report(
     trainings: Folders | None = None,
     samples: Folders | None = None,
     audio: Folders | None = None,
+    songs: Folders | None = None,
     reconstructions: Folders | None = None,
     originals: Path | str | None = None,
     limit: int = 100,
@@ -59,6 +63,7 @@ def write_report(
         trainings: folders of trainings by name.
         samples: token corpora by name.
         audio: decoded audio of the samples of that name.
+        songs: token corpora of real music by name, played from the originals.
         reconstructions: decoded audio of tokenized originals by name.
         originals: folder of the music that was tokenized.
         limit: samples to show of each name at most.
@@ -79,12 +84,17 @@ def write_report(
         for name, folder in (samples or {}).items()
     ]
     groups += [
+        read_songs(name, Path(folder), found, limit) for name, folder in (songs or {}).items()
+    ]
+    groups += [
         read_reconstructions(name, Path(folder), found, limit)
         for name, folder in (reconstructions or {}).items()
     ]
     runs = [read_training(n, f) for n, f in (trainings or {}).items()]
     if not groups and not runs:
-        raise InputError("nothing to report: give --training, --samples or --reconstructions")
+        raise InputError(
+            "nothing to report: give --training, --samples, --songs or --reconstructions"
+        )
     _Page(site, title, groups, runs).write()
     return site.page
 
@@ -126,7 +136,12 @@ class _Page:
             tag("p", self._lead(), class_="lead"),
             tag("nav", contents, aria_label="Contents"),
         )
-        self.site.publish(document(self.title, join(head, tag("main", sections), _footer())))
+        cards = [card for group in self.groups for card in group.cards]
+        sung = any(card.sung and card.words for card in cards)
+        script = tag("script", Markup(SCRIPT)) if sung else None
+        self.site.publish(
+            document(self.title, join(head, tag("main", sections), _footer(), script))
+        )
 
     def _lead(self) -> str:
         cards = [card for group in self.groups for card in group.cards]
@@ -154,19 +169,25 @@ class _Page:
 
     def _card(self, group: Group, card: Card) -> Markup:
         labels = [tag("div", tag("dt", n), tag("dd", v)) for n, v in card.labels.items()]
-        heard = [self._recording(group, card, recording) for recording in card.recordings]
-        lyrics = tag("details", tag("summary", "Lyrics"), tag("p", card.lyrics, class_="lyrics"))
+        timed = card.sung and card.words
+        player = self.site.name("player", group.name, card.heading) if timed else None
+        heard = [
+            self._recording(group, card, recording, player if recording is card.sung else None)
+            for recording in card.recordings
+        ]
         return tag(
             "article",
             tag("h3", card.heading),
             tag("dl", labels, class_="labels") if labels else None,
             [tag("p", note, class_="note") for note in card.notes],
             tag("div", heard, class_="recordings") if heard else None,
-            lyrics if card.lyrics.strip() else None,
+            shown_lyrics(card.lyrics, card.words, player),
             class_="wide" if len(heard) > 1 else None,
         )
 
-    def _recording(self, group: Group, card: Card, recording: Recording) -> Markup:
+    def _recording(
+        self, group: Group, card: Card, recording: Recording, player: str | None
+    ) -> Markup:
         address = self.site.address(recording.file)
         caption = recording.caption
         if recording.seconds < recording.length - 0.05:
@@ -178,7 +199,7 @@ class _Page:
         return tag(
             "figure",
             tag("figcaption", caption),
-            tag("audio", controls=True, preload="metadata", src=address),
+            tag("audio", id=player, controls=True, preload="metadata", src=address),
             tag("a", image, href=picture),
         )
 
@@ -273,7 +294,7 @@ def document(title: str, body: Content) -> str:
         tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
         Markup(GENERATOR),
         tag("title", title),
-        tag("style", Markup(STYLE)),
+        tag("style", Markup(STYLE + LYRICS_STYLE)),
     )
     return f"<!doctype html>\n{tag('html', head, tag('body', body), lang='en')}\n"
 

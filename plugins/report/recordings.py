@@ -38,6 +38,15 @@ class Recording:
 
 
 @dataclass(frozen=True)
+class TimedWord:
+    """A word and when it is sung, in seconds."""
+
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True)
 class Card:
     """One sample or reconstruction."""
 
@@ -47,7 +56,11 @@ class Card:
     """Whether what a model made can be heard."""
     notes: tuple[str, ...] = ()
     lyrics: str = ""
+    words: tuple[TimedWord, ...] = ()
+    """Those of the lyrics, if they were aligned."""
     recordings: tuple[Recording, ...] = ()
+    sung: Recording | None = None
+    """The one of them that the words' times belong to."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +154,21 @@ def read_samples(
     return Group(name, _intro(rows, samples.spec), cards, len(samples) - len(cards))
 
 
+def read_songs(name: str, corpus: Path, originals: Originals, limit: int) -> Group:
+    """Real music with its labels and lyrics.
+
+    Raises:
+        InputError: no corpus there, no folder of originals, or a file that can't be used.
+    """
+    songs = Corpus(corpus)
+    if originals.folder is None:
+        raise InputError(f"--songs {name} are played from the music itself: give --originals")
+    rows = islice(songs.tracks(), limit)
+    cards = tuple(_song(row, songs.spec, originals) for row in rows)
+    intro = "Real music. Lyrics that were aligned light up as they are sung."
+    return Group(name, intro, cards, len(songs) - len(cards))
+
+
 def read_reconstructions(name: str, audio: Path, originals: Originals, limit: int) -> Group:
     """Decoded audio of tokenized originals, each beside its original.
 
@@ -169,17 +197,27 @@ def read_reconstructions(name: str, audio: Path, originals: Originals, limit: in
     )
 
 
+def _song(row: Mapping[str, Any], spec: TokenSpec, originals: Originals) -> Card:
+    seconds = row["num_samples"] / spec.sample_rate
+    heard, missing = originals.recording(row["id"], "The recording", seconds)
+    return Card(
+        row["id"],
+        {**_labels(row), "length": f"{seconds:.1f} s"},
+        audible=heard is not None,
+        notes=(missing,) if missing else (),
+        lyrics=row["lyrics"],
+        words=_words(row),
+        recordings=(heard,) if heard else (),
+        sung=heard,
+    )
+
+
 def _sample(
     row: Mapping[str, Any], spec: TokenSpec, decodings: Decodings, originals: Originals
 ) -> Card:
     seconds = row["num_samples"] / spec.sample_rate
     prompt, prompt_seconds = _prompt(row, spec)
-    labels = {
-        name: str(value)
-        for name, value in row.items()
-        if name not in SHOWN_ELSEWHERE and not name.startswith(CODES) and value not in (None, "")
-    }
-    labels["length"] = f"{seconds:.1f} s"
+    labels = {**_labels(row), "length": f"{seconds:.1f} s"}
     made, gone = decodings.recording(row["id"], "The sample", prompt_seconds)
     real, missing = None, ""
     if prompt and seconds:
@@ -189,7 +227,20 @@ def _sample(
         )
     notes = tuple(filter(None, (_unfinished(row, spec), gone, missing)))
     heard = tuple(filter(None, (made, real)))
-    return Card(row["id"], labels, made is not None, notes, row["lyrics"], heard)
+    return Card(row["id"], labels, made is not None, notes, row["lyrics"], _words(row), heard, made)
+
+
+def _words(row: Mapping[str, Any]) -> tuple[TimedWord, ...]:
+    return tuple(TimedWord(word["start"], word["end"], word["text"]) for word in row["words"])
+
+
+def _labels(row: Mapping[str, Any]) -> dict[str, str]:
+    """What a card says of a track, by name."""
+    return {
+        name: str(value)
+        for name, value in row.items()
+        if name not in SHOWN_ELSEWHERE and not name.startswith(CODES) and value not in (None, "")
+    }
 
 
 def _intro(rows: list[dict[str, Any]], spec: TokenSpec) -> str:
