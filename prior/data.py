@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from codec.corpus import Corpus
-from conditioning.base import Window
+from conditioning.base import Site, Window
 from plugins.ground.crops import Crops
 from plugins.ground.errors import InputError
 from prior.prior import Prior
@@ -44,7 +44,7 @@ class Windows:
                 f"the tracks of {corpus.folder} to {'train' if training else 'evaluate'} on have "
                 f"no codes of stream {config.stream!r}"
             )
-        align = window_alignment(prior)
+        align = window_alignment(prior.site)
         self.crops = Crops(lengths, self.context, seed=seed, align=align, shift=training)
 
     def __call__(self, index: int) -> dict[str, Tensor]:
@@ -63,9 +63,8 @@ class Windows:
         }
 
 
-def window_alignment(prior: Prior) -> int:
+def window_alignment(site: Site) -> int:
     """Codes between two places where a window may start: those of one code of the stream above."""
-    site = prior.site
     return site.upper.hop_length // site.stream.hop_length if site.upper else 1
 
 

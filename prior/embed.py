@@ -14,7 +14,7 @@ class Embed(Command):
 
     What a prior has learned of music serves other tasks: genre, mood, key (Castellon et al. 2021).
     A layer in the middle of the coarsest stream's prior, averaged over each track, is their choice.
-    Tags that the features may have to predict do not go into them unless `--labels` is given.
+    Tags that the features may have to predict do not go into them unless `--tell-labels` is given.
     Killed and started again with the same options, it goes on after the last part that it wrote.
     """
 
@@ -26,7 +26,9 @@ class Embed(Command):
         "mean", description="mean: one row a track; none: one row a code"
     )
     stream: str | None = Field(None, description="stream of the prior (default: the coarsest)")
-    labels: bool = Field(False, description="tell the prior the tracks' artists, genres, lyrics")
+    tell_labels: bool = Field(
+        False, description="tell the prior the tracks' artists, genres, lyrics"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of weights and computation"
     )
@@ -44,7 +46,7 @@ class Embed(Command):
             self.out,
             layer=self.layer,
             pool=self.pool,
-            labels=self.labels,
+            labels=self.tell_labels,
             dtype=self.dtype,
             device=self.device,
             batch_size=self.batch_size,

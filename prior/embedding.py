@@ -36,7 +36,7 @@ from prior.features import (
     track_rows,
     write_rows,
 )
-from prior.prior import Prior
+from prior.prior import Prior, site_of
 
 CODES_PER_PART = 1 << 20
 WINDOWS_PER_PART = 1 << 10
@@ -270,8 +270,7 @@ def _warn_of(empty: Sequence[str], stream: str) -> None:
 
 def _step(config: PriorConfig) -> int:
     """Codes from one window to the next: the most that a context holds and that starts allow."""
-    with torch.device("meta"):
-        align = window_alignment(Prior(config))
+    align = window_alignment(site_of(config))
     return config.context // align * align or config.context
 
 

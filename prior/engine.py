@@ -47,7 +47,7 @@ PLAIN = Drawing()
 def filter_logits(logits: Tensor, drawing: Drawing = PLAIN) -> Tensor:
     """Scale logits [B, V] of one position and drop unlikely codes, in float64; -inf if dropped.
 
-    On the CPU, since MPS has no float64.
+    On the CPU, since MPS has no float64, and so that equal logits give equal draws everywhere.
     """
     scaled = logits.cpu().double() / drawing.temperature
     if 0 < drawing.top_k < scaled.shape[-1]:
@@ -66,8 +66,8 @@ def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
     """Draw codes [B] by inverse CDF.
 
     Args:
-        logits: [B, V]; codes at -inf are never drawn.
-        uniforms: [B] float64 in [0, 1).
+        logits: [B, V] on the CPU; codes at -inf are never drawn.
+        uniforms: [B] float64 in [0, 1), on the CPU.
 
     Returns:
         The first code, in order of number, whose cumulative probability exceeds the uniform.
@@ -113,7 +113,8 @@ class Engine:
 
     @torch.inference_mode()
     def prefill(self, codes: Tensor) -> Tensor:
-        """Take up a prompt [B, P], which may be empty, in one pass: logits [B, V] of code P.
+        """Take up a prompt [B, P], which may be empty, in one pass: logits [B, V] of code P, on
+        the CPU.
 
         Raises:
             InputError: the prompt leaves no room, or has another batch; the Condition lacks what
@@ -134,10 +135,10 @@ class Engine:
 
     @torch.inference_mode()
     def step(self, tokens: Tensor) -> Tensor:
-        """Take up one more token for each item [B]: logits [B, V] of the one after it.
+        """Take up one more token for each item [B]: logits [B, V] of the one after it, on the CPU.
 
         Raises:
-            InputError: the context has no position after it.
+            InputError: there is no room for it, or the logits are not finite.
         """
         prior, told, position = self.prior, self.condition.position, self.position + 1
         if position >= self.length:
@@ -150,7 +151,16 @@ class Engine:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         told = self.condition.position
-        return self.prior.head(hidden[:, -1], None if told is None else told[:, self.position])
+        logits = self.prior.head(
+            hidden[:, -1], None if told is None else told[:, self.position]
+        ).cpu()
+        if not logits.isfinite().all():
+            kind = str(logits.dtype).removeprefix("torch.")
+            raise InputError(
+                f"the prior's logits leave the range of {kind} at code {self.position}: sample in "
+                "bfloat16 or float32 (--dtype)"
+            )
+        return logits
 
     def stream(
         self, prompt: Tensor, stop: int, uniforms: Tensor | None = None, drawing: Drawing = PLAIN
@@ -162,10 +172,10 @@ class Engine:
             logits = self.step(tokens) if turn else self.prefill(prompt)
             with torch.inference_mode():
                 if uniforms is None:
-                    tokens = logits.argmax(-1)
+                    drawn = logits.argmax(-1)
                 else:
                     drawn = draw(filter_logits(logits, drawing), uniforms[:, turn].cpu())
-                    tokens = drawn.to(logits.device)
+                tokens = drawn.to(prompt.device)
             # A token of the prefix's vocabulary, which a trained prior hardly ever draws, is fed
             # back as it is, but no code.
             yield (tokens - self.prior.prefix_vocab).clamp(min=0)

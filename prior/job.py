@@ -3,14 +3,16 @@
 It knows configs, labels and codes that are there; it samples nothing.
 """
 
+import itertools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from codec.tokens import TokenSpec
+from conditioning.base import Conditioner
 from plugins.ground.device import pick_device, pick_dtype
 from plugins.ground.errors import InputError
 from prior.checkpoint import read_config
@@ -61,30 +63,37 @@ class Job:
                         )
 
     def _check_labels(self) -> None:
-        """Labels that a person typed must be known to the coarsest prior.
+        """Labels that a person typed must be read by some prior and known to the coarsest one.
 
         The others may have been trained on other names, as the published ones were: they take
         what they lack for unknown.
         """
+        typed = self._typed()
+        read: set[str] = set()
         names = [s.name for s in reversed(self.spec.streams) if s.name in self.folders]
         for name in names:
             folder, config = self.folders[name]
+            with torch.device("meta"):
+                parts = [cast(Conditioner, part) for part in build_conditioners(config).values()]
+            for part in parts:
+                read |= set(typed) if part.reads is None else set(part.reads)
             try:
-                self._check_labels_of(config)
+                for part, item in itertools.product(parts, self.items):
+                    part.check({label: item.row[label] for label in typed})
             except InputError as error:
                 if name == names[0]:
                     raise
                 warnings.warn(f"{folder} counts it as unknown: {error}", stacklevel=2)
+        if unread := sorted(set(typed) - read):
+            raise InputError(
+                f"no prior that is to be sampled reads {' or '.join(unread)}: leave that label out"
+            )
 
-    def _check_labels_of(self, config: PriorConfig) -> None:
+    def _typed(self) -> list[str]:
+        """The labels that a person typed."""
         options = self.options
-        typed = {"artist": options.artist, "genre": options.genre, "lyrics": options.lyrics}
-        with torch.device("meta"):
-            conditioners = build_conditioners(config)
-        for conditioner in conditioners.values():
-            for item in self.items:
-                given = {name: item.row[name] for name, values in typed.items() if values}
-                conditioner.check({**given, **options.label})  # type: ignore[operator]
+        own = {"artist": options.artist, "genre": options.genre, "lyrics": options.lyrics}
+        return [*(name for name, given in own.items() if given), *options.label]
 
 
 def sampling_cost(priors: Sequence[Path | str], options: SamplingOptions) -> dict[str, str]:

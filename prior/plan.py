@@ -31,6 +31,11 @@ def window_starts(total: int, context: int, hop: int) -> list[int]:
     return [*range(0, last, hop), last]
 
 
+def window_hop(context: int, fraction: float, align: int) -> int:
+    """Codes from one window to the next: a fraction of the context, in whole steps of `align`."""
+    return max(1, int(fraction * context) // align) * align
+
+
 def steps(total: int, context: int, hop: int, done: int) -> Iterator[Step]:
     """The windows that are still to be sampled when `done` codes are there.
 

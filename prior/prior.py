@@ -21,7 +21,6 @@ from plugins import registry
 from plugins.ground.config import build_config
 from plugins.ground.errors import InputError
 from prior.attention.kernels import (
-    AUTO,
     Attend,
     AttentionRequest,
     Chosen,
@@ -65,8 +64,6 @@ class Prior(nn.Module):
     def __init__(self, config: PriorConfig, conditioners: nn.ModuleDict | None = None) -> None:
         super().__init__()
         self.config = config
-        self.attention = AUTO
-        """Name of the attention kernel; set by `use_attention`, no part of the weights."""
         self.site = site_of(config)
         self.conditioners = build_conditioners(config) if conditioners is None else conditioners
         provided = [part.provides for _, part in self._parts()]
@@ -104,16 +101,22 @@ class Prior(nn.Module):
         weight = self.embedding.weight
         grad = self.training and weight.requires_grad
         check_attention(name, self.config, weight.device, weight.dtype, grad=grad)
-        self.attention = name
+        for transformer in self._transformers():
+            transformer.attention = name
 
     def use_recomputation(self, on: bool = True) -> None:
         """In training, keep only each layer's input and compute the rest again: less memory."""
-        self.transformer.recompute = on
+        for transformer in self._transformers():
+            transformer.recompute = on
+
+    def _transformers(self) -> Iterator[Transformer]:
+        """Its own, and those that it lent to conditioners."""
+        return (module for module in self.modules() if isinstance(module, Transformer))
 
     @property
     def kernel(self) -> Attend:
         """How layers attend."""
-        return Chosen(self.attention)
+        return Chosen(self.transformer.attention)
 
     def memory_kernel(self, condition: Condition) -> Attend:
         """How layers attend to the memory of a Condition: kernels know of no holes in one."""
@@ -138,6 +141,8 @@ class Prior(nn.Module):
         missing = self.prefix_vocab + self.config.vocab_size - len(table)
         if missing <= 0 or missing >= self.prefix_vocab:
             return table
+        if sum(part.provides.prefix > 0 for _, part in self._parts()) > 1:
+            raise InputError("a prior with two prefixes can't take up new tokens of either")
         old = self.prefix_vocab - missing
         return torch.cat([table[:old], table[:1].expand(missing, -1), table[old:]])
 

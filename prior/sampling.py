@@ -27,7 +27,7 @@ from prior.engine import Drawing, Engine
 from prior.items import Item
 from prior.job import Job
 from prior.options import FREE, SamplingOptions
-from prior.plan import Step, steps, uniforms
+from prior.plan import Step, steps, uniforms, window_hop
 from prior.prior import Prior
 
 Draws = Callable[[int, int, int, int], np.ndarray]
@@ -197,10 +197,10 @@ class Sampler:
         place = names.index(prior.config.stream)
         given = self.options.hop_fractions
         fraction = given[place] if given else (0.125 if place == len(names) - 1 else 0.5)
-        align = window_alignment(prior)
-        return max(1, int(fraction * prior.config.context) // align) * align
+        return window_hop(prior.config.context, fraction, window_alignment(prior.site))
 
     def _take_up(self, corpus: Corpus) -> None:
-        """Go on with the codes of an earlier run."""
+        """Go on with the codes of an earlier run, and with words that were aligned since."""
         for number, item in enumerate(self.items):
+            item.row["words"] = corpus.metadata(number)["words"]
             item.codes = {s.name: corpus.codes(number, s.name) for s in self.spec.streams}

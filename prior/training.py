@@ -105,7 +105,7 @@ def train_prior(
     check_attention(attention, config, device, dtype, grad=True)
     torch.manual_seed(options.seed)
     prior = Prior(config)
-    prior.attention = attention
+    prior.use_attention(attention)
     prior.use_recomputation(recompute)
     if init is not None:
         fill(prior, prior.adopt(load_weights(init)), init)

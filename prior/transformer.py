@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from prior.attention.cache import LayerCache, MemoryCache
-from prior.attention.kernels import Attend, Chosen
+from prior.attention.kernels import AUTO, Attend, Chosen
 from prior.attention.pattern import Memory, Pattern, SelfPattern, make_pattern
 from prior.config import TransformerConfig
 
@@ -108,6 +108,8 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.attention = AUTO
+        """Name of the kernel that layers attend with unless told otherwise; no part of weights."""
         self.recompute = False
         """Keep only the layers' inputs for the backward pass and compute the rest again."""
         self.layers = nn.ModuleList(
@@ -126,13 +128,13 @@ class Transformer(nn.Module):
         Args:
             x: [B, T, W], positions 0..T-1, or the next ones where `attends` are caches.
             attends: how each layer attends: kernels, or what stands in for them; all layers with
-                the fastest kernels unless given.
+                the kernel named by `attention` unless given.
             memory: [B, S, W], for layers that read one.
 
         Returns:
             The residual stream [B, T, W]; there is no final norm.
         """
-        attends = [Chosen()] * len(self.layers) if attends is None else attends
+        attends = [Chosen(self.attention)] * len(self.layers) if attends is None else attends
         keep = self.recompute and self.training and torch.is_grad_enabled()
         for layer, attend in zip(self.layers, attends, strict=False):
             if keep:

@@ -1,5 +1,8 @@
 """A model folder: `codec/` and `prior_<stream>/`, a prior for each stream that is modelled.
 
+A folder that is a prior itself counts as a model of that prior alone, so that one that was just
+trained can be used as it lies.
+
 It knows where the parts lie and whether they belong together, not what they are: it reads their
 configs, no weights.
 """
@@ -138,6 +141,8 @@ def _by_stream(model: Path) -> dict[str, Path]:
 
 
 def _folders(model: Path) -> list[Path]:
+    if (model / CONFIG).is_file():
+        return [model]
     return sorted(path for path in model.glob("prior_*") if path.is_dir())
 
 

@@ -284,14 +284,14 @@ def _check_fit(
 
 def _check_finite(converted: Tensor, source: Tensor, what: str) -> None:
     """Refuse a tensor with NaN or infinity in it, be it from the source or from the conversion."""
-    if not converted.is_floating_point() or _finite(converted):
+    if not converted.is_floating_point() or finite(converted):
         return
-    if _finite(source):
+    if finite(source):
         raise InputError(f"{what} is too large for {converted.dtype}: choose bfloat16 or float32")
     raise InputError(f"{what} holds NaN or infinity: the file is damaged, make it again")
 
 
-def _finite(tensor: Tensor) -> bool:
+def finite(tensor: Tensor) -> bool:
     """Whether all of a floating tensor is: the extremes show it, in whatever dtype."""
     return not tensor.numel() or all(value.isfinite() for value in tensor.aminmax())
 

@@ -33,7 +33,6 @@ from prior.config import PriorConfig
 CODEC, PRIOR = "codec", "prior_{stream}"
 CODEC_SIGN, PRIOR_SIGN = "bottleneck.level_blocks.0.k", "prior.x_emb.weight"
 """Tensors that every codec has, and every prior."""
-CHUNK = 1 << 20
 
 
 def convert(
@@ -193,7 +192,7 @@ def _tensors(path: Path, layout: Layout, names: dict[str, str]) -> Iterator[tupl
     weights = Weights(path)
     for ours, source in layout.sources.items():
         tensor = weights.take(names[source.name])
-        if not _finite(tensor):
+        if not saved.finite(tensor):
             raise InputError(
                 f"{path}: {source.name} holds NaN or infinity: the file is damaged, download it "
                 "again"
@@ -205,10 +204,6 @@ def _tensors(path: Path, layout: Layout, names: dict[str, str]) -> Iterator[tupl
                 "that they are one table (merged_decoder is false)"
             )
         yield ours, tensor.T if source.transposed else tensor
-
-
-def _finite(tensor: Tensor) -> bool:
-    return all(bool(part.isfinite().all()) for part in tensor.flatten().split(CHUNK))
 
 
 # What is published

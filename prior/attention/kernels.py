@@ -129,7 +129,10 @@ class Recording(Masked):
 
 
 class Flash(AttentionKernel):
-    """PyTorch's fused attention over the folded pattern: linear memory, any device."""
+    """PyTorch's fused attention over the folded pattern, on any device.
+
+    Memory is linear in T, but for summaries, whose mask is [T, Z + K'].
+    """
 
     rank = 10
 

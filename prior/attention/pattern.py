@@ -283,8 +283,12 @@ class Spread(Unfolded, SelfPattern):
 
     def _seen(self, length: int, device: torch.device) -> Tensor:
         """Positions [K'] of the first `length` that any query sees."""
-        positions = torch.arange(min(length, self._final), device=device)
-        return positions[positions % self.block >= self.block - self.spread]
+        count = min(length, self._final)
+        blocks, rest = divmod(count, self.block)
+        ends = torch.arange(self.block - self.spread, self.block, device=device)
+        starts = torch.arange(blocks + 1, device=device) * self.block
+        whole = blocks * self.spread + max(0, rest - (self.block - self.spread))
+        return (starts[:, None] + ends).flatten()[:whole]
 
     @property
     def lane_length(self) -> int:

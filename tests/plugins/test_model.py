@@ -140,3 +140,15 @@ def test_either_a_part_or_the_model_is_given(model: Path) -> None:
             chosen_priors(folders, where, [])
     with pytest.raises(InputError, match="--streams chooses among the priors of a --model"):
         chosen_priors(priors, None, ["0"])
+
+
+def test_a_prior_is_a_model_of_itself_alone(model: Path) -> None:
+    own = model / "prior_0"
+    assert prior_of(own) == prior_of(own, "0") == own
+    assert priors_of(own) == [own]
+    with pytest.raises(InputError, match="no prior of stream '1'; there are: 0"):
+        prior_of(own, "1")
+    with pytest.raises(InputError, match="it has no codec/"):
+        codec_of(own)
+    with pytest.raises(InputError, match="holds a codec, not a prior"):
+        prior_of(model / "codec")

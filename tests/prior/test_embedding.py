@@ -337,7 +337,7 @@ def everything(out: Path) -> dict[str, bytes]:
 
 def test_killed_and_started_again_the_bytes_are_the_same(long: Path, tmp_path: Path) -> None:
     out = tmp_path / "broken"
-    line = f"tokens --model . --layer 1 --labels --batch-size 32 --device cpu --out {out}"
+    line = f"tokens --model . --layer 1 --tell-labels --batch-size 32 --device cpu --out {out}"
     first = out / "part-00000.parquet"
     with process(long, line) as killed:
         while killed.poll() is None and not first.exists():

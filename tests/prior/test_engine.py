@@ -223,3 +223,13 @@ def test_bad_calls_are_refused():
     engine.prefill(codes_of(2, 19))
     with pytest.raises(InputError, match="20 codes that there is room for are there"):
         engine.step(nothing.new_zeros(2))
+
+
+@pytest.mark.parametrize("uniforms", [None, uniforms_of(1)])
+def test_logits_that_are_no_numbers_are_refused(uniforms):
+    prior = prior_of("row")
+    with torch.no_grad():
+        prior.positions[3] = torch.inf
+    engine = Engine(prior)
+    with pytest.raises(InputError, match=r"leave the range of float32 at code 3: .*--dtype"):
+        engine.generate(codes_of(1, 0), CONTEXT, uniforms)

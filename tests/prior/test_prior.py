@@ -183,7 +183,7 @@ def test_attention_is_chosen_by_name_and_is_no_weight():
     assert set(prior.state_dict()) == names
     with pytest.raises(InputError, match=r"no 'flashy' in jukebox\.attention"):
         prior.use_attention("flashy")
-    assert prior.attention == "auto"
+    assert prior.transformer.attention == "auto"
 
 
 @pytest.mark.parametrize("name", ["naive", "flash"])
@@ -349,6 +349,24 @@ def test_a_prior_whose_prefix_knows_more_tokens_adopts_the_table():
     fitted = large.adopt(small.state_dict())["embedding.weight"]
     old = small.embedding.weight
     assert torch.equal(fitted, torch.cat([old[:5], old[:1], old[:1], old[5:]]))
+    both = Prior(config(patterns=("row", "prefix"), blocks=2, conditioners=kept("ahead", "behind")))
+    state = both.state_dict()
+    both.prefix_vocab += 2
+    with pytest.raises(InputError, match="a prior with two prefixes can't take up new tokens"):
+        both.adopt(state)
+
+
+def test_what_a_prior_lends_follows_its_settings():
+    encoder = {"width": 8, "depth": 1, "heads": 1, "blocks": 2}
+    record = registry.PluginRecord(
+        name="lyrics_memory", distribution="", version="", config={"tokens": 4, "network": encoder}
+    )
+    prior = Prior(config(patterns=("row", "memory"), conditioners=[record]))
+    lent = prior.conditioners["lyrics_memory"].transformer
+    prior.use_recomputation()
+    prior.use_attention("naive")
+    assert lent.recompute
+    assert lent.attention == prior.transformer.attention == "naive"
 
 
 def test_bad_calls_are_refused():

@@ -230,7 +230,8 @@ def test_a_dry_run_counts_bytes_as_they_will_be(tmp_path: Path) -> None:
     save_config(tmp_path, "prior", config.model_dump(mode="json"))
 
     def megabytes(**changes: object) -> list[int]:
-        cost = sampling_cost([tmp_path], OPTIONS.model_copy(update=changes))["stream 1"]
+        plain = OPTIONS.model_copy(update={"artist": [], "genre": [], **changes})
+        cost = sampling_cost([tmp_path], plain)["stream 1"]
         return [int(n.replace(",", "")) for n in re.findall(r"([\d,]+) MiB", cost)]
 
     whole = {"seconds": 4096 * 32 / 800}
@@ -278,19 +279,23 @@ def test_draws_can_be_handed_in(tmp_path: Path, trained: Path, sampled: Path) ->
         sample_tokens(priors(trained), tmp_path / "s", other_seed)
 
 
-def test_lyrics_come_from_a_file(tmp_path: Path, trained: Path) -> None:
+def test_lyrics_come_from_a_file(tmp_path: Path) -> None:
+    record = registry.PluginRecord(
+        name="lyrics_prefix", distribution="", version="", config={"tokens": 16}
+    )
+    prior = tmp_path / "prior"
+    save_prior(Prior(preset("tiny", SPEC, "1", [record], **TINY)), prior)
     text = "Ein Lied, größer\nals zwei 🎵\n"
     (tmp_path / "words.txt").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
-    short = {"seconds": 0.1, "lyrics": tmp_path / "words.txt"}
-    options = OPTIONS.model_copy(update=short)
-    made = sample_tokens(priors(trained)[1:], tmp_path / "s", options)
+    options = SamplingOptions(seconds=0.1, count=3, lyrics=tmp_path / "words.txt", device="cpu")
+    made = sample_tokens([prior], tmp_path / "s", options)
     assert [row["lyrics"] for row in made.tracks()] == [text] * 3
     (tmp_path / "words.txt").rename(tmp_path / "moved.txt")
     moved = options.model_copy(update={"lyrics": tmp_path / "moved.txt"})
-    sample_tokens(priors(trained)[1:], tmp_path / "s", moved)  # the same text
+    sample_tokens([prior], tmp_path / "s", moved)  # the same text
     (tmp_path / "moved.txt").write_text("other words")
     with pytest.raises(InputError, match="made with lyrics 'text "):
-        sample_tokens(priors(trained)[1:], tmp_path / "s", moved)
+        sample_tokens([prior], tmp_path / "s", moved)
 
 
 PICKY = """
@@ -349,11 +354,22 @@ def test_finer_priors_may_know_other_names(tmp_path: Path, trained: Path) -> Non
     assert made[0]["artist"] == "a"
 
 
+def test_words_that_were_aligned_in_between_stay(tmp_path: Path, trained: Path) -> None:
+    samples, words = tmp_path / "s", [{"start": 0.0, "end": 0.5, "text": "la"}]
+    sampler = Sampler(priors(trained), samples, OPTIONS)
+    next(iter(sampler.windows()))
+    CorpusWriter(samples, SPEC, Corpus(samples).settings).set_words(0, {"sample-0001": words})
+    made = sample_tokens(priors(trained), samples, OPTIONS)
+    assert [row["words"] for row in made.tracks()] == [[], words, []]
+
+
 def _bad_input(
     trained: Path, tmp_path: Path
 ) -> Iterator[tuple[list[Path], dict[str, object], str]]:
     both, tokens = priors(trained), trained / "tokens"
     yield both, {"artist": ["aa"]}, "unknown artist: 'aa'"
+    yield both, {"label": {"tempo": "120"}}, "no prior that is to be sampled reads tempo"
+    yield both, {"lyrics": Path(__file__)}, "no prior that is to be sampled reads lyrics"
     yield both[:1], {}, "has 0 of 100 codes of stream '1'"
     yield [both[0], both[0]], {}, "both model stream '0'"
     yield both, {"prompts": tokens, "prompt_seconds": 60.0}, "longer than track 'track-0'"

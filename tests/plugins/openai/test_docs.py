@@ -29,7 +29,7 @@ FILES = {
 INSTEAD = {
     " --model 1b_lyrics": "",
     "--artist 'the beatles' --genre pop": "--artist 7 --genre 3",
-    "--layer 36": "--layer 3",
+    "--layer 35": "--layer 3",
     "--dtype bfloat16": "--dtype float32",
 }
 
