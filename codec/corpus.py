@@ -359,7 +359,9 @@ def _require_settings(ours: dict[str, Any], theirs: dict[str, Any], folder: Path
     """
     for name in sorted({*ours, *theirs}):
         if ours.get(name) != theirs.get(name):
+            own = f"with {name} {theirs[name]!r}" if name in theirs else f"without {name}"
+            wanted = repr(ours[name]) if name in ours else "without"
             raise InputError(
-                f"{folder} was made with {name} {theirs.get(name)!r}, not {ours.get(name)!r}: "
-                "choose another folder, or the same settings"
+                f"{folder} was made {own}, not {wanted}: choose another folder, or the same "
+                "settings"
             )

@@ -21,7 +21,9 @@ class Embed(Command):
     corpus: CliPositionalArg[Path] = Field(description="token corpus")
     model: Path = Field(description="folder of the model, with prior_0/, prior_1/, ...")
     layer: int = Field(ge=0, description="layer whose output is taken, counted from 0")
-    out: Path = Field(description="folder for embeddings.json and the Parquet files")
+    out: Path | None = Field(
+        None, description="folder for the Parquet files (default: CORPUS-layer-N, beside CORPUS)"
+    )
     pool: Literal["mean", "none"] = Field(
         "mean", description="mean: one row a track; none: one row a code"
     )
@@ -40,10 +42,12 @@ class Embed(Command):
         from plugins.ground.model import prior_of
         from prior.embedding import embed_corpus
 
+        corpus = self.corpus.resolve()
+        out = self.out or corpus.with_name(f"{corpus.name}-layer-{self.layer}")
         embed_corpus(
             self.corpus,
             prior_of(self.model, self.stream),
-            self.out,
+            out,
             layer=self.layer,
             pool=self.pool,
             labels=self.tell_labels,
@@ -51,6 +55,7 @@ class Embed(Command):
             device=self.device,
             batch_size=self.batch_size,
         )
+        print(f"embeddings in {out}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ arXiv 2107.05677). It knows corpora and windows, not what a layer computes; what
 `prior.features`'s. Shapes: B windows of a batch, T codes of a window, W width of the prior.
 """
 
+import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from prior.features import (
     Pool,
     Settings,
     code_rows,
+    is_whole,
     taken_up,
     track_rows,
     write_rows,
@@ -154,7 +156,7 @@ class Embedder:
         self.out = claim_folder(out, MANIFEST, "embeddings")
         fresh = Manifest(settings=settings, rows=rows, without_codes=empty)
         self.manifest = taken_up(self.out, fresh)
-        self._written = {p.file for p in self.manifest.parts if (self.out / p.file).is_file()}
+        self._written = {part.file for part in self.manifest.parts if is_whole(self.out, part)}
         _warn_of(empty, settings.stream)
 
     @property
@@ -172,7 +174,7 @@ class Embedder:
         prior = None
         for name, part in self._parts():
             if prior is None:
-                prior = self._load()
+                prior = self._loaded()
                 self._save()
             made: dict[Stretch, np.ndarray] = {}
             for batch in _alike(part, self.batch_size):
@@ -187,10 +189,15 @@ class Embedder:
             if (name := f"part-{number:05d}.parquet") not in self._written:
                 yield name, part
 
-    def _load(self) -> Prior:
-        """The prior as far as it is needed."""
+    def _loaded(self) -> Prior:
+        """The prior as far as it is needed; where it can't be had, no empty folder is left."""
         dtype: torch.dtype = getattr(torch, self.settings.dtype)
-        return load_prior(self.folder, self.device, dtype, layers=self.settings.layer + 1)
+        try:
+            return load_prior(self.folder, self.device, dtype, layers=self.settings.layer + 1)
+        except InputError:
+            with contextlib.suppress(OSError):  # it holds something
+                self.out.rmdir()
+            raise
 
     def _activations(self, prior: Prior, batch: Sequence[Stretch]) -> list[np.ndarray]:
         """Of each stretch [T, W] float32, or for the mean their sum [1, W] float64."""

@@ -97,6 +97,14 @@ def taken_up(out: Path, fresh: Manifest) -> Manifest:
     return there
 
 
+def is_whole(out: Path, part: Part) -> bool:
+    """Whether a part that the manifest lists is there with all of its rows."""
+    try:
+        return bool(pq.read_metadata(out / part.file).num_rows == part.rows)
+    except (OSError, pa.ArrowException):
+        return False
+
+
 def track_rows(
     tracks: Sequence[str], lengths: Sequence[int], sums: Sequence[np.ndarray], layer: int
 ) -> pa.Table:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from codec.corpus import Corpus, CorpusWriter
 from conditioning.base import Window
+from plugins.ground.errors import InputError
 from plugins.ground.files import sha256_of
 from plugins.ground.progress import Progress
 from plugins.ground.saved import WEIGHTS
@@ -119,17 +120,28 @@ class Sampler:
 
     def windows(self) -> Iterator[int]:
         """Sample window by window; gives how many codes each brought, once they are on disk."""
-        if not len(self.writer):  # prompts may leave nothing to make
-            self.writer.replace([item.as_row() for item in self.items])
-        for name, (folder, _) in self._order():
-            if all(len(i.codes[name]) >= i.wanted(self.spec, name) for i in self.items):
-                continue
-            prior = load_prior(folder, self.device, self.dtype)
-            prior.use_attention(self.options.attention)
+        todo = [(name, folder) for name, (folder, _) in self._order() if any(self._groups(name))]
+        for name, folder in todo:
+            prior = self._load(folder)
             for group in self._groups(name):
                 yield from self._sample_group(prior, group)
             del prior
             gc.collect()
+        if not len(self.writer):  # prompts may leave nothing to make
+            self._save()
+
+    def _load(self, folder: Path) -> Prior:
+        """A prior to sample from; where it can't be had, nothing is left of a job not begun."""
+        try:
+            prior = load_prior(folder, self.device, self.dtype)
+            prior.use_attention(self.options.attention)
+        except InputError:
+            self.writer.abandon()
+            raise
+        return prior
+
+    def _save(self) -> None:
+        self.writer.replace([item.as_row() for item in self.items])
 
     def _order(self) -> list[tuple[str, tuple[Path, PriorConfig]]]:
         """Priors by stream, coarsest first."""
@@ -157,7 +169,7 @@ class Sampler:
             for number, codes in zip(numbers, new, strict=True):
                 known = self.items[number].codes[stream]
                 self.items[number].codes[stream] = np.concatenate([known, codes])
-            self.writer.replace([item.as_row() for item in self.items])
+            self._save()
             yield new.size
 
     def _sample_window(self, prior: Prior, numbers: list[int], step: Step) -> np.ndarray:

@@ -70,16 +70,23 @@ def read_json(path: Path | str) -> Any:
         return json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise InputError(f"can't read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON: {error}") from error
 
 
 def sha256_of(path: Path | str) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        InputError: it can't be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise InputError(f"can't read {path}: {error.strerror}") from error
     return digest.hexdigest()
 
 

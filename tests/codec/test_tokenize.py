@@ -312,7 +312,7 @@ def test_the_manifest_is_plain_json(music: Path, codec_folder: Path, tmp_path: P
     assert content["format"] == 1
     assert content["settings"] == {"made_by": "codec.tokenize"}
     assert content["columns"] == {"bpm": "double", "live": "bool"}
-    assert [set(shard) for shard in content["shards"]] == [{"file", "rows", "sha256"}]
+    assert [set(shard) for shard in content["shards"]] == [{"file", "rows", "sha256", "content"}]
     assert [s["path"] for s in content["skipped"]] == sorted(BAD)
 
 

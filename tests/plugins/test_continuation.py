@@ -131,19 +131,17 @@ def test_a_model_folder_is_enough_for_every_command(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("model").symlink_to(model)
-    Path("words.txt").write_text("la la la")
     for command, line in (
         (Tokenize, "song.wav --model model --out tokens"),
         (EvaluateCodec, "song.wav --model model --out figures.json"),
         (TrainPrior, "tokens --model model --stream 1 --steps 1 --batch-size 1 --out tuned"),
-        (Sample, "--model model --streams 1 --seconds 0.1 --lyrics words.txt --out samples"),
+        (Sample, "--model model --streams 1 --seconds 0.1 --out samples"),
         (Sample, "--model model --prompts samples --seconds 0 --dtype float16 --out finer"),
         (Decode, "finer --model model --out songs"),
     ):
         assert main(command, line, capfd) == ""
     assert read_config("tuned").stream == "1"
     (made,) = Corpus("finer").tracks()
-    assert made["lyrics"] == "la la la"
     assert (len(made["codes_0"]), len(made["codes_1"])) == (50, 25)
     assert soundfile.info("songs/sample-0000.wav").frames == 200
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -441,6 +442,14 @@ def test_the_command_takes_the_stream_of_a_model(home: Path, tmp_path: Path) -> 
     assert everything(same) == everything(out)
 
 
+def test_without_an_output_folder_it_is_beside_the_corpus(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "tokens", tmp_path / "tokens")
+    with process(home, f"{tmp_path / 'tokens'} --model . --layer 1") as run:
+        assert run.wait() == 0
+    same = embed_corpus(home / "tokens", home / "prior_1", tmp_path / "s", layer=1, labels=False)
+    assert everything(tmp_path / "tokens-layer-1") == everything(same)
+
+
 def test_one_line_and_status_2(home: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
@@ -471,3 +480,22 @@ def test_a_full_disk_leaves_whole_parts(
     assert [path.name for path in out.iterdir()] == [MANIFEST]
     embed_corpus(home / "tokens", home / "plain", out, layer=1, pool="none")
     assert len(table(out)["id"]) == 288
+
+
+def test_a_part_that_was_cut_is_made_again(home: Path, tmp_path: Path) -> None:
+    out = embed_corpus(home / "tokens", home / "plain", tmp_path / "e", layer=1)
+    before = everything(out)
+    (out / "part-00000.parquet").write_bytes(before["part-00000.parquet"][:-9])
+    embed_corpus(home / "tokens", home / "plain", out, layer=1)
+    assert everything(out) == before
+
+
+def test_weights_that_can_not_be_read_leave_nothing(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "plain", tmp_path / "cut")
+    weights = tmp_path / "cut" / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-9])
+    for message in ("can't read weights", "can't read .*No such file"):
+        with pytest.raises(InputError, match=message):
+            embed_corpus(home / "tokens", tmp_path / "cut", tmp_path / "e", layer=1)
+        assert not (tmp_path / "e").exists()
+        weights.unlink(missing_ok=True)

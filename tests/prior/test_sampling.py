@@ -363,6 +363,22 @@ def test_words_that_were_aligned_in_between_stay(tmp_path: Path, trained: Path) 
     assert [row["words"] for row in made.tracks()] == [[], words, []]
 
 
+def test_weights_that_can_not_be_used_leave_no_samples(tmp_path: Path, trained: Path) -> None:
+    """So that the same command works once they are mended."""
+    prior, out = tmp_path / "prior", tmp_path / "s"
+    shutil.copytree(trained / "prior_1", prior)
+    good = (prior / "model.safetensors").read_bytes()
+    (prior / "model.safetensors").write_bytes(good[:-9])
+    with pytest.raises(InputError, match="can't read weights"):
+        sample_tokens([prior], out, OPTIONS)
+    assert not out.exists()
+    (prior / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"can't read .*model.safetensors: No such file"):
+        sample_tokens([prior], out, OPTIONS)
+    (prior / "model.safetensors").write_bytes(good)
+    sample_tokens([prior], out, OPTIONS)
+
+
 def _bad_input(
     trained: Path, tmp_path: Path
 ) -> Iterator[tuple[list[Path], dict[str, object], str]]:
