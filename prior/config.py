@@ -85,7 +85,7 @@ class TransformerConfig(LayersConfig):
         for part in ("memory", "prefix"):
             if part in self.patterns[: self.depth] and not getattr(self, part):
                 raise ValueError(f"there are layers that read a {part}, but no conditioner has one")
-        if self.memory and "memory" not in self.patterns[: self.depth]:
+        if self.memory and "memory" not in self.patterns:
             raise ValueError("there is a memory, but no layer reads it: give a pattern 'memory'")
         return self
 

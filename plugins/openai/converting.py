@@ -6,6 +6,7 @@ other files' of this folder. A prior is refused, if it is, before its first weig
 
 import contextlib
 import filecmp
+import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from codec.checkpoint import read_spec, save_codec
+from codec.config import VQVAEConfig
 from codec.quantize import Quantizer
 from codec.tokens import TokenSpec
 from codec.vqvae import VQVAE
@@ -31,6 +33,7 @@ from prior.checkpoint import KIND, read_config
 from prior.config import PriorConfig
 
 CODEC, PRIOR = "codec", "prior_{stream}"
+PART = rf"{CODEC}|prior_\d+"
 CODEC_SIGN, PRIOR_SIGN = "bottleneck.level_blocks.0.k", "prior.x_emb.weight"
 """Tensors that every codec has, and every prior."""
 
@@ -96,9 +99,9 @@ def _by_kind(checkpoints: Sequence[Checkpoint]) -> tuple[Checkpoint | None, list
 
 def _convert_codec(checkpoint: Checkpoint, told: Model, parts: "_Parts", out: Path) -> TokenSpec:
     """Make `codec/`; gives its spec, with the fingerprint that priors are made for."""
+    there = _is_there(out / CODEC)
     config = told.codec(checkpoint)
-    layout = layout_of(config)
-    names = match(layout, checkpoint.stored, checkpoint.path, told.what)
+    layout, names = _fit(config, checkpoint, told)
     codec = VQVAE(config)
     codec.load_state_dict(dict(_tensors(checkpoint.path, layout, names)), strict=False)
     for quantizer in codec.quantizers:
@@ -108,13 +111,13 @@ def _convert_codec(checkpoint: Checkpoint, told: Model, parts: "_Parts", out: Pa
         quantizer.sums.copy_(quantizer.codebook)
         quantizer.initialised.fill_(True)
     spec = save_codec(codec, parts.stage(CODEC))
-    if (out / CODEC).exists() and read_spec(out / CODEC) != spec:
+    if there and read_spec(out / CODEC) != spec:
         raise _occupied(out / CODEC)
     return spec
 
 
 def _spec_of(out: Path) -> TokenSpec:
-    if not (out / CODEC).exists():
+    if not _is_there(out / CODEC):
         raise InputError(
             f"a prior belongs to a codec: convert vqvae.pth.tar to {out} in the same call, or first"
         )
@@ -150,13 +153,8 @@ def _job(checkpoint: Checkpoint, told: Model, spec: TokenSpec, out: Path) -> _Jo
             f"{checkpoint.path} is of level {level}, but its codec has {len(spec.streams)} levels"
         )
     config = told.prior(checkpoint, spec, level)
-    try:
-        layout = layout_of(config)
-    except InputError as error:
-        raise InputError(f"{checkpoint.path}: {error}") from error
-    names = match(layout, checkpoint.stored, checkpoint.path, told.what)
-    job = _Job(checkpoint, config, layout, names)
-    if (out / job.folder).exists() and read_config(out / job.folder) != config:
+    job = _Job(checkpoint, config, *_fit(config, checkpoint, told))
+    if _is_there(out / job.folder) and read_config(out / job.folder) != config:
         raise _occupied(out / job.folder)
     return job
 
@@ -181,6 +179,17 @@ def _counted(tensors: Iterator[tuple[str, Tensor]], bar: Progress) -> Iterator[t
 
 
 # Tensors
+
+
+def _fit(
+    config: VQVAEConfig | PriorConfig, checkpoint: Checkpoint, told: Model
+) -> tuple[Layout, dict[str, str]]:
+    """The layout of a config, and the file's names for the published ones; all must be there."""
+    try:
+        layout = layout_of(config)
+    except InputError as error:
+        raise InputError(f"{checkpoint.path}: {error}") from error
+    return layout, match(layout, checkpoint.stored, checkpoint.path, told.what)
 
 
 def _tensors(path: Path, layout: Layout, names: dict[str, str]) -> Iterator[tuple[str, Tensor]]:
@@ -219,35 +228,44 @@ class _Parts:
     def stage(self, name: str) -> Path:
         """An empty folder to make a part in."""
         folder = self._staged(name)
-        shutil.rmtree(folder, ignore_errors=True)
         self.names.append(name)
-        folder.mkdir()
+        with self._writing():
+            folder.mkdir()
         return folder
 
     def publish(self) -> None:
         """Rename all of them into their places, unless they are there already.
 
         Raises:
-            InputError: another conversion is there.
+            InputError: another conversion is there, or the folder can't be written.
         """
-        new = [name for name in self.names if not (self.out / name).exists()]
+        new = [name for name in self.names if not _is_there(self.out / name)]
         for name in self.names:
-            if name not in new and not self._is_there(name):
+            if name not in new and not self._is_same(name):
                 raise _occupied(self.out / name)
-        for name in new:
-            self._staged(name).rename(self.out / name)
+        with self._writing():
+            for name in new:
+                self._staged(name).rename(self.out / name)
 
-    def _is_there(self, name: str) -> bool:
+    def _is_same(self, name: str) -> bool:
         """Whether a part that is in its place is the one that was made; its config is."""
         if name == CODEC:  # what training keeps beside the weights may differ
             return True
         made, found = self._staged(name) / saved.WEIGHTS, self.out / name / saved.WEIGHTS
-        return found.is_file() and filecmp.cmp(made, found, shallow=False)
+        return filecmp.cmp(made, found, shallow=False)
 
     def discard(self) -> None:
-        """Remove what was not published."""
-        for name in self.names:
-            shutil.rmtree(self._staged(name), ignore_errors=True)
+        """Remove what was not published, also by a conversion that was killed."""
+        for path in self.out.glob(f".*{PARTIAL}"):
+            if re.fullmatch(PART, path.name[1:].removesuffix(PARTIAL)):
+                shutil.rmtree(path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f"can't write {self.out}: {error.strerror}") from error
 
     def _staged(self, name: str) -> Path:
         return self.out / f".{name}{PARTIAL}"
@@ -256,23 +274,41 @@ class _Parts:
 @contextlib.contextmanager
 def _parts(out: Path) -> Iterator[_Parts]:
     """Parts that are published if all goes well; otherwise `out` is left as it was found."""
-    made = not out.exists()
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        _claim(out)
+        parts = _Parts(out)
+        parts.discard()
+        try:
+            yield parts
+            parts.publish()
+        finally:
+            parts.discard()
+    finally:
+        for folder in new:
+            with contextlib.suppress(OSError):  # not empty: it was published
+                folder.rmdir()
+
+
+def _claim(out: Path) -> None:
+    """Make a model folder, unless there is one."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         names = [path.name for path in out.iterdir() if PARTIAL not in path.name]
     except OSError as error:
         raise InputError(f"can't use {out} as model folder: {error.strerror}") from error
-    if names and not any(re.fullmatch(rf"{CODEC}|prior_\d+", name) for name in names):
+    if names and not any(re.fullmatch(PART, name) for name in names):
         raise InputError(f"{out} holds something other than a model; choose an empty folder")
-    parts = _Parts(out)
-    try:
-        yield parts
-        parts.publish()
-    finally:
-        parts.discard()
-        if made:
-            with contextlib.suppress(OSError):  # not empty: it was published
-                out.rmdir()
+
+
+def _is_there(folder: Path) -> bool:
+    """Whether there is a part already; one without its files is refused."""
+    if not os.path.lexists(folder):  # a link to nowhere is in the way, too
+        return False
+    for name in (saved.CONFIG, saved.WEIGHTS):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} is incomplete, it has no {name}: remove it")
+    return True
 
 
 def _occupied(folder: Path) -> InputError:

@@ -39,11 +39,17 @@ def _only(allowed: object) -> AfterValidator:
 
 Off = Annotated[bool, _only(False)]
 
+# Far beyond any model, but small enough that what they describe can be outlined and compared with
+# what a file holds.
+Size = Annotated[int, Field(le=1 << 24)]
+Depth = Annotated[int, Field(le=1024)]
+Ratio = Annotated[float, Field(le=1024)]
+
 
 class _Group(BaseModel):
     """Some of the hyper-parameters; the others are not looked at."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     @classmethod
     def of(cls, hps: Hps) -> Self:
@@ -56,7 +62,8 @@ class _Group(BaseModel):
         try:
             return cls.model_validate(dict(hps))
         except ValidationError as error:
-            missing = [str(e["loc"][0]) for e in error.errors() if e["type"] == "missing"]
+            gaps = [e["loc"] for e in error.errors() if e["type"] == "missing"]
+            missing = [str(place[0]) for place in gaps if len(place) == 1]
             if missing:
                 raise Incomplete(f"hyper-parameters lack {', '.join(missing)}") from error
             raise InputError(f"hyper-parameter {first_problem(error)}") from error
@@ -65,18 +72,18 @@ class _Group(BaseModel):
 class CodecHps(_Group):
     """Of a codec."""
 
-    sr: int
+    sr: Size
     levels: int
     downs_t: tuple[int, ...]
     strides_t: tuple[Annotated[int, _only(2)], ...] = ()
-    hvqvae_multipliers: tuple[int, ...] | None = None
-    l_bins: int
-    emb_width: int
-    width: int
-    depth: int
-    m_conv: float = 1.0
-    dilation_growth_rate: int
-    dilation_cycle: int | None = None
+    hvqvae_multipliers: tuple[Annotated[int, Field(le=16)], ...] | None = None
+    l_bins: Size
+    emb_width: Size
+    width: Size
+    depth: Annotated[int, Field(le=64)]
+    m_conv: Ratio = 1.0
+    dilation_growth_rate: Depth
+    dilation_cycle: Size | None = None
     vqvae_reverse_decoder_dilation: bool
     use_bottleneck: Annotated[bool, _only(True)] = True
     # Of the training alone.
@@ -87,12 +94,12 @@ class CodecHps(_Group):
     lmix_l1: float | None = None
     lmix_l2: float | None = None
     lmix_linf: float | None = None
-    linf_k: int | None = None
+    linf_k: Size | None = None
     spectral: float | None = None
     multispectral: float | None = None
-    multispec_loss_n_fft: tuple[int, ...] | None = None
-    multispec_loss_hop_length: tuple[int, ...] = ()
-    multispec_loss_window_size: tuple[int, ...] = ()
+    multispec_loss_n_fft: tuple[Size, ...] | None = None
+    multispec_loss_hop_length: tuple[Size, ...] = ()
+    multispec_loss_window_size: tuple[Size, ...] = ()
 
     def config(self) -> VQVAEConfig:
         """The codec.
@@ -141,14 +148,14 @@ class CodecHps(_Group):
 class _Layers(_Group):
     """Of a transformer's layers."""
 
-    width: int
-    depth: int
-    heads: int
+    width: Size
+    depth: Depth
+    heads: Size
     attn_order: int
-    blocks: int | None = None
-    spread: int | None = None
-    m_attn: float
-    m_mlp: float
+    blocks: Size | None = None
+    spread: Size | None = None
+    m_attn: Ratio
+    m_mlp: Ratio
     res_scale: bool
     init_scale: float = 1.0
     resid_dropout: float = 0.0
@@ -171,8 +178,8 @@ class _Layers(_Group):
 
 
 class _PriorLayers(_Layers):
-    width: int = Field(alias="prior_width")
-    depth: int = Field(alias="prior_depth")
+    width: Size = Field(alias="prior_width")
+    depth: Depth = Field(alias="prior_depth")
 
 
 class _EncoderLayers(_Layers):
@@ -183,12 +190,12 @@ class _EncoderLayers(_Layers):
 class PriorHps(_Group):
     """Of a prior, but for its layers and for what only some priors have."""
 
-    n_ctx: int
+    n_ctx: Size
     merged_decoder: bool = False
     copy_input: Off = False
     y_cond_as_bias: Off = False
     labels: bool
-    n_tokens: int = 0
+    n_tokens: Size = 0
     use_tokens: bool = False
 
 
@@ -196,19 +203,31 @@ class LabelHps(_Group):
     """Of artists and genres."""
 
     labels_v3: bool = False
-    y_bins: tuple[int, int]
+    y_bins: tuple[Size, Size]
     """Rows of the tables of genres and artists."""
-    max_bow_genre_size: int
+    max_bow_genre_size: Depth
     p_unk: float = 0.1
 
-    def records(self, vocabularies: Vocabularies) -> list[PluginRecord]:
+    def records(
+        self, vocabularies: Vocabularies, rows: Mapping[str, int] | None = None
+    ) -> list[PluginRecord]:
         """The conditioners on both.
 
+        Args:
+            vocabularies: names of labels.
+            rows: of the tables that there are, if that is known; compared before names are made.
+
         Raises:
-            InputError: a vocabulary does not fit its table.
+            InputError: a vocabulary does not fit its table, or `y_bins` is not of these tables.
         """
         rule = "v3" if self.labels_v3 else "v2"
         genres, artists = self.y_bins
+        found = {"genre": genres, "artist": artists} if rows is None else rows
+        if (found.get("genre"), found.get("artist")) != self.y_bins:
+            raise InputError(
+                f"hyper-parameter y_bins: is {self.y_bins}, but the tables of genres and artists "
+                f"have {found.get('genre', 'no')} and {found.get('artist', 'no')} rows"
+            )
         shared = {"rule": rule, "dropout": self.p_unk}
         genre = vocabularies.settings(rule, "genre", genres)
         return [
@@ -220,7 +239,7 @@ class LabelHps(_Group):
 class TimingHps(_Group):
     """Of a coarsest level's place in its track."""
 
-    t_bins: int
+    t_bins: Size
     min_duration: float
     max_duration: float
 
@@ -237,12 +256,12 @@ class TimingHps(_Group):
 class UpperHps(_Group):
     """Of the codes above a finer level."""
 
-    cond_width: int
-    cond_depth: int
-    cond_dilation_growth_rate: int
-    cond_dilation_cycle: int | None = None
+    cond_width: Size
+    cond_depth: Depth
+    cond_dilation_growth_rate: Depth
+    cond_dilation_cycle: Size | None = None
     cond_res_scale: bool
-    cond_m_conv: float = 1.0
+    cond_m_conv: Ratio = 1.0
 
     def record(self) -> PluginRecord:
         """The conditioner on them."""
@@ -261,8 +280,8 @@ class LyricsHps(_Group):
     """Of lyrics."""
 
     labels_v3: bool = False
-    n_tokens: int
-    n_vocab: int
+    n_tokens: Size
+    n_vocab: Size
     single_enc_dec: bool = False
     prime_loss_fraction: float = 0.4
 
@@ -299,7 +318,13 @@ def codec_config(hps: Hps) -> VQVAEConfig:
     return CodecHps.of(hps).config()
 
 
-def prior_config(hps: Hps, spec: TokenSpec, level: int, vocabularies: Vocabularies) -> PriorConfig:
+def prior_config(
+    hps: Hps,
+    spec: TokenSpec,
+    level: int,
+    vocabularies: Vocabularies,
+    rows: Mapping[str, int] | None = None,
+) -> PriorConfig:
     """The prior that they describe.
 
     Args:
@@ -307,12 +332,13 @@ def prior_config(hps: Hps, spec: TokenSpec, level: int, vocabularies: Vocabulari
         spec: of its codec.
         level: which of the codec's streams it models, the finest being 0.
         vocabularies: names of labels.
+        rows: of the tables of labels, as `LabelHps.records` takes them.
 
     Raises:
         InputError: something is missing, or this toolkit has it not.
     """
     own = PriorHps.of(hps)
-    conditioners = LabelHps.of(hps).records(vocabularies) if own.labels else []
+    conditioners = LabelHps.of(hps).records(vocabularies, rows) if own.labels else []
     top = level == len(spec.streams) - 1
     if not top:
         conditioners.append(UpperHps.of(hps).record())

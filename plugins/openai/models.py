@@ -17,6 +17,7 @@ from codec.tokens import TokenSpec
 from plugins.ground.errors import InputError
 from plugins.ground.files import read_json
 from plugins.openai.hps import Hps, Incomplete, LabelHps, codec_config, conditioner, prior_config
+from plugins.openai.names import label_rows
 from plugins.openai.torchfile import Checkpoint
 from plugins.openai.vocabulary import Vocabularies
 from prior.config import CONDITIONERS, LayersConfig, PriorConfig, preset
@@ -82,19 +83,26 @@ class Model:
             InputError: as `codec`.
         """
         published = self._published(self.name, spec, level) if self.name else None
+        rows = label_rows(checkpoint.stored)
         return self._chosen(
-            checkpoint, lambda hps: prior_config(hps, spec, level, self.vocabularies), published
+            checkpoint,
+            lambda hps: prior_config(hps, spec, level, self.vocabularies, rows),
+            published,
         )
 
     def level(self, checkpoint: Checkpoint) -> int:
         """The level of a prior: 0 is the finest.
 
         Raises:
-            InputError: neither hyper-parameters nor the file's name say it.
+            InputError: neither hyper-parameters nor the file's name say it, or it is no number.
         """
         level = (self._hps_of(checkpoint) or {}).get("level")
-        if isinstance(level, int) and level >= 0:
+        if type(level) is int and level >= 0:  # no bool
             return level
+        if level is not None:
+            raise InputError(
+                f"{checkpoint.path}: hyper-parameter level: is {level!r}, but levels are 0, 1, ..."
+            )
         if found := re.match(r"prior_level_(\d+)\b", checkpoint.path.name):
             return int(found[1])
         raise InputError(

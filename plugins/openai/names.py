@@ -69,10 +69,14 @@ def layout_of(config: VQVAEConfig | PriorConfig) -> Layout:
 
     Raises:
         InputError: the config's conditioners are not installed or can't be built, or have no
-            published names.
+            published names; or its tensors are larger than any can be.
     """
-    with torch.device("meta"):
-        module: nn.Module = VQVAE(config) if isinstance(config, VQVAEConfig) else Prior(config)
+    try:
+        with torch.device("meta"):
+            module: nn.Module = VQVAE(config) if isinstance(config, VQVAEConfig) else Prior(config)
+    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"hyper-parameters are of no model that can be built: {reason}") from error
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     if isinstance(config, VQVAEConfig):
         return Layout(
@@ -119,6 +123,16 @@ def match(layout: Layout, stored: Mapping[str, Stored], where: object, what: str
         more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise InputError(f"{where} does not fit {what}: {'; '.join(wrong[:SHOWN])}{more}")
     return found
+
+
+def label_rows(stored: Mapping[str, Stored]) -> dict[str, int]:
+    """Rows of the tables of labels that a file has, by the conditioners' registry names."""
+    tables = {what: f"{_CONDITIONERS[f'{what}.table']}.weight" for what in ("artist", "genre")}
+    return {
+        what: stored[name].shape[0]
+        for what, name in tables.items()
+        if name in stored and stored[name].shape
+    }
 
 
 def _canonical(name: str) -> str:

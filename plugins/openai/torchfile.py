@@ -136,9 +136,14 @@ def _weights_of(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for full, tensor in content["model"].items():
         name = str(full).removeprefix(PREFIX)
-        if not isinstance(tensor, Tensor) or tensor.dtype not in FLOATS or tensor.is_sparse:
+        if not isinstance(tensor, Tensor) or tensor.dtype not in FLOATS or not _is_plain(tensor):
             raise InputError(f"{path}: {full!r} is no tensor of floating-point weights")
         if name in tensors:
             raise InputError(f"{path} holds {name} twice, with and without {PREFIX!r}")
         tensors[name] = tensor
     return tensors
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it holds a number for each of its entries."""
+    return tensor.layout == torch.strided and not tensor.is_meta

@@ -3,6 +3,7 @@
 It knows the layout of such a folder and which case needs which checkpoints, no arrays.
 """
 
+import json
 import math
 import sys
 import tempfile
@@ -31,6 +32,8 @@ CODEBOOK, WINDOWED = "codebook_update.npz", "windowed_expected.npz"
 LYRICS, TEXT = "lyric_windows.json", "text.json"
 TOP, UPSAMPLER = "top", "upsampler_"
 """Names of the priors of windowed sampling; an upsampler's goes on with its level."""
+CONVERSION, HPS = "conversion", "hyper-parameters"
+"""Rows of a checkpoint that compare nothing that it computes."""
 WIDE = 1000
 """Columns to print where there is no terminal to fit into."""
 
@@ -45,11 +48,14 @@ def verify(folder: Path | str) -> list[Row]:
         A row for each comparison; a case that can't be computed is a row that fails.
 
     Raises:
-        InputError: no such folder, or no case in it.
+        InputError: no such folder, or nothing in it to compare with.
     """
     with tempfile.TemporaryDirectory() as work:
         golden = Golden(Path(folder), Path(work))
-        return [row for case in golden.cases for row in golden.rows(case)]
+        rows = [row for case in golden.cases for row in golden.rows(case)]
+    if all(row.passed and row.what in (CONVERSION, HPS) for row in rows):
+        raise _nothing(folder)
+    return rows
 
 
 class Golden:
@@ -60,7 +66,7 @@ class Golden:
         work: an empty folder for converted models and samples.
 
     Raises:
-        InputError: no such folder, or no case in it.
+        InputError: no such folder, or nothing in it to compare with.
     """
 
     def __init__(self, folder: Path, work: Path) -> None:
@@ -75,10 +81,8 @@ class Golden:
         self.codecs = [name for name in self.checkpoints if self._is_codec(name)]
         self.cases = [*self.checkpoints, *alone]
         """Checkpoints by name, and the files that belong to none."""
-        if not self.cases:
-            raise InputError(
-                f"{folder} holds no golden case: no NAME{CHECKPOINT}, no NAME{EXPECTED}"
-            )
+        if not known:  # said before large checkpoints are converted for nothing
+            raise _nothing(folder)
 
     def rows(self, case: str) -> Iterator[Row]:
         """The comparisons of one of `cases`; one that fails if it can't be computed at all."""
@@ -104,12 +108,26 @@ class Golden:
             raise InputError(f"there is no {case.removesuffix(EXPECTED)}{CHECKPOINT}")
 
     def _checkpoint_rows(self, case: str) -> Iterator[Row]:
+        if (self.folder / f"{case}.json").exists():
+            yield self._hps_row(case)
         converted = self._converted([case], self.work / case)[-1]
-        yield Row(case, "conversion", difference=0, note=converted.name)
+        yield Row(case, CONVERSION, difference=0, note=converted.name)
         if not (self.folder / f"{case}{EXPECTED}").exists():
             return
         check = codec_rows if converted.name == CODEC else prior_rows
         yield from check(case, converted, self._arrays(f"{case}{EXPECTED}"))
+
+    def _hps_row(self, case: str) -> Row:
+        """Hyper-parameters beside a checkpoint against its own."""
+        told, own = self._json(f"{case}.json"), Checkpoint(self._path(case)).hps or {}
+        told = told.get("hps", told) if isinstance(told, dict) else told
+        if not isinstance(told, dict):
+            raise InputError(f"{case}.json is no table of hyper-parameters")
+        own = json.loads(json.dumps(own, default=repr))  # as a file can say them
+        names = [*told, *(name for name in own if name not in told)]
+        wrong = [n for n in names if n not in told or n not in own or told[n] != own[n]]
+        note = f"{case}.json and the checkpoint disagree on {', '.join(wrong)}" if wrong else ""
+        return Row(case, HPS, difference=len(wrong), note=note)
 
     def _converted(self, cases: Sequence[str], out: Path) -> list[Path]:
         """Checkpoints and their codec as a model folder; its parts, the codec first."""
@@ -160,6 +178,10 @@ class Golden:
 
     def _json(self, name: str) -> Any:
         return read_json(self.folder / name)
+
+
+def _nothing(folder: Path | str) -> InputError:
+    return InputError(f"{folder} holds nothing to compare with: no NAME{EXPECTED} with arrays")
 
 
 def show(rows: Sequence[Row]) -> None:
