@@ -47,7 +47,7 @@ def convert(
     """Convert published checkpoints.
 
     Memory holds one checkpoint's weights at most, as they are stored, and the largest tensor
-    beside them.
+    beside them. A folder takes one conversion at a time.
 
     Args:
         checkpoints: a codec, priors, or both.
@@ -61,7 +61,8 @@ def convert(
 
     Raises:
         InputError: a file is damaged or not what it should be, there is no codec, or `out` holds
-            something else or another conversion. Nothing is left of what was under way.
+            something else, another conversion or half of one. Nothing is left of what was under
+            way, nor of a conversion that was killed.
     """
     out = Path(out)
     told = Model(model, Vocabularies(labels))
@@ -274,7 +275,7 @@ class _Parts:
 @contextlib.contextmanager
 def _parts(out: Path) -> Iterator[_Parts]:
     """Parts that are published if all goes well; otherwise `out` is left as it was found."""
-    new = [folder for folder in (out, *out.parents) if not folder.exists()]
+    new = [folder for folder in (out, *out.parents) if not os.path.exists(folder)]
     try:
         _claim(out)
         parts = _Parts(out)
@@ -282,6 +283,8 @@ def _parts(out: Path) -> Iterator[_Parts]:
         try:
             yield parts
             parts.publish()
+        except InputError as error:  # of a place that the user knows
+            raise InputError(re.sub(rf"\.({PART}){PARTIAL}", r"\1", str(error))) from error
         finally:
             parts.discard()
     finally:
@@ -307,7 +310,9 @@ def _is_there(folder: Path) -> bool:
         return False
     for name in (saved.CONFIG, saved.WEIGHTS):
         if not (folder / name).is_file():
-            raise InputError(f"{folder} is incomplete, it has no {name}: remove it")
+            raise InputError(
+                f"{folder} is incomplete, it has no {name}: remove it, or move it away"
+            )
     return True
 
 

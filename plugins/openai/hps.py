@@ -44,6 +44,8 @@ Off = Annotated[bool, _only(False)]
 Size = Annotated[int, Field(le=1 << 24)]
 Depth = Annotated[int, Field(le=1024)]
 Ratio = Annotated[float, Field(le=1024)]
+MOST_BLOCKS = 4096
+"""Of a codec's encoders."""
 
 
 class _Group(BaseModel):
@@ -76,11 +78,11 @@ class CodecHps(_Group):
     levels: int
     downs_t: tuple[int, ...]
     strides_t: tuple[Annotated[int, _only(2)], ...] = ()
-    hvqvae_multipliers: tuple[Annotated[int, Field(le=16)], ...] | None = None
+    hvqvae_multipliers: tuple[Depth, ...] | None = None
     l_bins: Size
     emb_width: Size
     width: Size
-    depth: Annotated[int, Field(le=64)]
+    depth: Depth
     m_conv: Ratio = 1.0
     dilation_growth_rate: Depth
     dilation_cycle: Size | None = None
@@ -109,6 +111,13 @@ class CodecHps(_Group):
         """
         if len(self.downs_t) != self.levels:
             raise InputError(f"hyper-parameter downs_t: {self.downs_t} is not for {self.levels}")
+        multipliers = self.hvqvae_multipliers or (1,) * self.levels
+        blocks = self.depth * max(multipliers, default=1) * sum(self.downs_t) * self.levels
+        if blocks > MOST_BLOCKS:
+            raise InputError(
+                f"hyper-parameter depth: is {self.depth}, which makes up to {blocks} residual "
+                f"blocks, more than the {MOST_BLOCKS} that are taken"
+            )
         resolutions = None
         if self.multispec_loss_n_fft is not None:
             sizes = (self.multispec_loss_hop_length, self.multispec_loss_window_size)
@@ -137,7 +146,7 @@ class CodecHps(_Group):
             width=self.width,
             depth=self.depth,
             expansion=self.m_conv,
-            multipliers=self.hvqvae_multipliers or (1,) * self.levels,
+            multipliers=multipliers,
             dilation_growth=self.dilation_growth_rate,
             dilation_cycle=self.dilation_cycle,
             mirror_dilation=self.vqvae_reverse_decoder_dilation,

@@ -22,6 +22,7 @@ from plugins.openai.comparison import Arrays, Expected, Row
 from plugins.openai.converting import CODEC, CODEC_SIGN, convert
 from plugins.openai.hps import codec_config
 from plugins.openai.models import Model
+from plugins.openai.names import SHOWN
 from plugins.openai.prior_cases import prior_rows, windowed_rows
 from plugins.openai.text_cases import lyric_rows, text_rows
 from plugins.openai.torchfile import Checkpoint
@@ -126,7 +127,11 @@ class Golden:
         own = json.loads(json.dumps(own, default=repr))  # as a file can say them
         names = [*told, *(name for name in own if name not in told)]
         wrong = [n for n in names if n not in told or n not in own or told[n] != own[n]]
-        note = f"{case}.json and the checkpoint disagree on {', '.join(wrong)}" if wrong else ""
+        note = (
+            f"{case}.json and the checkpoint disagree on {', '.join(wrong[:SHOWN])}"
+            if wrong
+            else ""
+        )
         return Row(case, HPS, difference=len(wrong), note=note)
 
     def _converted(self, cases: Sequence[str], out: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -208,6 +209,16 @@ def test_other_hyper_parameters_than_the_file_has(model: Path, tmp_path: Path) -
         ({"y_bins": 7}, "y_bins"),
         ({"heads": 3}, "heads"),
         ({"level": 3}, "level 3"),
+        ({"level": "2"}, "level: is '2'"),
+        ({"level": True}, "level: is True"),
+        ({"y_bins": [1]}, "y_bins.1: Field required"),
+        # So far off that outlining or naming all of it would take all memory, or for ever.
+        ({"y_bins": [120, 10**12]}, "y_bins"),
+        ({"y_bins": [1 << 24, 1 << 24]}, "have 120 and 300 rows"),
+        ({"prior_depth": 10**9}, "prior_depth"),
+        ({"prior_width": 10**30}, "prior_width"),
+        ({"n_ctx": 10**18}, "n_ctx"),
+        ({"m_mlp": math.inf}, "m_mlp"),
     ],
 )
 def test_hyper_parameters_that_this_toolkit_has_not(
@@ -225,6 +236,10 @@ def test_hyper_parameters_that_this_toolkit_has_not(
         ({"strides_t": (2, 4, 2)}, "strides_t"),
         ({"use_bottleneck": False}, "use_bottleneck"),
         ({"levels": 2}, "downs_t"),
+        ({"levels": 0, "downs_t": ()}, "halvings"),
+        ({"width": 10**18}, "width"),
+        ({"width": 1 << 24, "m_conv": 1000.0}, "no model that can be built"),
+        ({"depth": 1000, "hvqvae_multipliers": (9, 9, 9)}, "residual blocks"),
     ],
 )
 def test_codecs_that_this_toolkit_has_not(
@@ -300,6 +315,7 @@ def test_tensors_that_do_not_fit(model: Path, tmp_path: Path) -> None:
         ({emb: weights[emb][:60]}, f"{emb} has shape [60, 32], not [64, 32]"),
         ({emb: weights[emb].clone().index_fill_(0, torch.tensor([3]), math.nan)}, emb),
         ({emb: weights[emb].int()}, "no tensor of floating-point"),
+        ({emb: weights[emb].to("meta")}, "no tensor of floating-point"),
     ]
     for change, part in cases:
         path = save(tmp_path / "top.pth.tar", {**weights, **change}, hps)
@@ -335,7 +351,8 @@ def test_shared_embeddings_must_be_one(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_prior_needs_a_codec(tmp_path: Path) -> None:
-    refused([golden("top")], tmp_path / "model", "codec")
+    refused([golden("top")], tmp_path / "new" / "parents" / "model", "codec")
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_is_there_stays(model: Path, tmp_path: Path) -> None:
@@ -363,16 +380,37 @@ def test_an_occupied_folder(tmp_path: Path) -> None:
 
 
 def test_after_a_kill(model: Path) -> None:
-    left = model / ".prior_2.partial"
-    left.mkdir()
-    (left / "model.safetensors").write_bytes(b"half")
+    for part in ("codec", "prior_0", "prior_2"):
+        left = model / f".{part}.partial"
+        left.mkdir()
+        (left / "model.safetensors").write_bytes(b"half")
     convert([golden("top")], model)
+    assert {path.name for path in model.iterdir()} == {"codec", "prior_2"}
+
+
+@pytest.mark.parametrize("part", ["codec", "prior_2"])
+def test_a_part_without_its_files(part: str, model: Path) -> None:
+    convert([golden("top")], model)
+    weights = model / part / "model.safetensors"
+    weights.unlink()
+    with pytest.raises(InputError) as caught:
+        convert([CODEC, golden("top")], model)
+    assert str(caught.value).startswith(f"{model / part} is incomplete, it has no model.safe")
+    assert str(caught.value).count(str(model)) == 1
+    shutil.rmtree(model / part)
+    (model / part).symlink_to("nowhere")
+    refused([CODEC, golden("top")], model, f"{part} is incomplete")
     assert {path.name for path in model.iterdir()} == {"codec", "prior_2"}
 
 
 def test_a_full_disk(model: Path, file_size_limit: Any) -> None:
     with file_size_limit(50_000):
-        refused([golden("top")], model, "can't write")
+        refused([golden("top")], model, f"can't write {model}/prior_2/model.safetensors: ")
+
+
+def test_a_folder_that_can_not_be_written(model: Path) -> None:
+    (model / ".prior_2.partial").write_text("in the way")  # as a read-only disk, also for root
+    refused([golden("top")], model, f"can't write {model}: File exists")
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The golden cases pass, in-process and as a command; whatever is wrong with them is named."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -182,7 +183,7 @@ def test_windowed_samples_that_differ_are_named(tmp_path: Path) -> None:
         ["text.json"],
         ["lyric_windows.json", "codebook_update.npz"],
         ["top_summary.pth.tar", "top_summary_expected.npz"],
-        ["upsampler_1.pth.tar"],
+        ["upsampler_1*"],
         ["codec.pth.tar", "upsampler_0*"],
     ],
 )
@@ -208,8 +209,22 @@ def test_what_can_not_be_computed_fails_and_hides_nothing(tmp_path: Path) -> Non
     assert {row.case for row in rows if row.passed} == {"top", "text.json"}
 
 
+def test_hyper_parameters_beside_a_checkpoint(tmp_path: Path) -> None:
+    folder = copied(tmp_path / "few", "codec.*", "codec_expected.npz")
+    assert failed(folder) == []
+    told = json.loads((folder / "codec.json").read_text())
+    told["hps"] |= {"l_mu": 0.5, "more": 1}
+    (folder / "codec.json").write_text(json.dumps(told))
+    (row,) = [row for row in verify(folder) if not row.passed]
+    assert row.what == "hyper-parameters"
+    assert row.note.endswith("disagree on l_mu, more")
+
+
 def test_bad_folders_end_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for folder in (tmp_path, tmp_path / "none", GOLDEN / "README.md"):
+    alone = copied(tmp_path / "alone", "codec.pth.tar", "codec.json")
+    empty = copied(tmp_path / "empty", "codec.pth.tar")
+    (empty / "text.json").write_text("{}")
+    for folder in (tmp_path, tmp_path / "none", GOLDEN / "README.md", alone, empty):
         with pytest.raises(SystemExit) as ended:
             Verify.main([str(folder)])
         assert ended.value.code == 2
