@@ -13,6 +13,7 @@ import numpy as np
 from codec.corpus import Corpus
 from codec.tokens import TokenSpec
 from plugins.ground.errors import InputError
+from plugins.ground.files import read_text
 from prior.options import SamplingOptions
 from prior.plan import code_count
 
@@ -66,12 +67,7 @@ def read_lyrics(path: Path) -> str:
     Raises:
         InputError: it can't be read, is not UTF-8, or is empty.
     """
-    try:
-        text = path.read_text("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"can't read lyrics {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"lyrics {path} are not UTF-8: save them as plain UTF-8 text") from error
+    text = read_text(path)
     if not text.strip():
         raise InputError(f"lyrics {path} are empty: leave --lyrics out to sample without")
     return text

@@ -27,9 +27,9 @@ class Job:
     """A checked job.
 
     Raises:
-        InputError: priors of different codecs or of one stream twice, unknown labels, prompts
-            that don't fit, a stream that can't be made for want of the one above, or a device,
-            precision or attention kernel that can't serve.
+        InputError: priors of different codecs or of one stream twice, labels that are unknown or
+            that no prior reads, prompts that don't fit, a stream that can't be made for want of
+            the one above, or a device, precision or attention kernel that can't serve.
     """
 
     def __init__(self, priors: Sequence[Path | str], options: SamplingOptions) -> None:

@@ -60,16 +60,29 @@ def write_json(path: Path | str, content: Any) -> None:
         partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
+def read_text(path: Path | str) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        InputError: it can't be read, or is something else.
+    """
+    try:
+        return Path(path).read_text("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"can't read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8: save it as plain UTF-8 text") from error
+
+
 def read_json(path: Path | str) -> Any:
     """Read a JSON file.
 
     Raises:
         InputError: it is missing or is not JSON.
     """
+    text = read_text(path)
     try:
-        return json.loads(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise InputError(f"can't read {path}: {error.strerror}") from error
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON: {error}") from error
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from conditioning.labels import names_by_number
 from plugins.ground.errors import InputError
+from plugins.ground.files import read_text
 
 DISTRIBUTION = "jukebox-infer"
 """Ships the lists; it is looked into, never imported."""
@@ -70,13 +71,7 @@ def _installed(name: str) -> Path | None:
 
 def _read(path: Path) -> Iterator[tuple[str, int]]:
     """Names and numbers of a list."""
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise InputError(f"can't read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text in UTF-8") from error
-    for place, line in enumerate(text.split("\n"), start=1):
+    for place, line in enumerate(read_text(path).split("\n"), start=1):
         name, _, number = line.rpartition(";")
         if number.strip().isdecimal():
             yield name, int(number)

@@ -400,10 +400,10 @@ def _bad_input(
     yield both, {"label": {"num_samples": "5"}}, "that column is the corpus's own"
     yield both, {"label": {"artist": "a"}}, "give --artist instead"
     yield both, {"label": {"lyrics": "la"}}, "give --lyrics instead"
-    yield both, {"lyrics": trained / "words.txt"}, "can't read lyrics .*words.txt: No such file"
-    yield both, {"lyrics": trained}, "can't read lyrics"
+    yield both, {"lyrics": trained / "words.txt"}, "can't read .*words.txt: No such file"
+    yield both, {"lyrics": trained}, "can't read .*: Is a directory"
     yield both, {"lyrics": trained / "empty.txt"}, "empty.txt are empty"
-    yield both, {"lyrics": trained / "prior_0" / "state.pt"}, "state.pt are not UTF-8"
+    yield both, {"lyrics": trained / "prior_0" / "state.pt"}, "state.pt is not UTF-8"
     yield [tmp_path], {}, "no prior in"
     yield [], {}, "at least one prior"
 
