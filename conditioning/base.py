@@ -154,6 +154,31 @@ class Conditioner(nn.Module, ABC):
 
 
 @dataclass(frozen=True)
+class Excerpt:
+    """The lyrics of one window, and where they are in those of the track."""
+
+    tokens: list[int]
+    """[S] numbers of what a text is read as, characters or bytes; 0 for padding."""
+    indices: list[int]
+    """[S], of each its place among all tokens of the track's lyrics; -1 for padding."""
+    sources: tuple[int, ...]
+    """Of each token of the track's lyrics, the character that it comes from: its index in the
+    lyrics as they were written. It never falls."""
+
+
+class LyricsReader(Conditioner):
+    """A conditioner that gives a prior lyrics to look at, as its memory or as its prefix.
+
+    Who reads a prior's attention learns from it which words the prior looked at: position i of
+    the memory or prefix stands for token i of the window's excerpt.
+    """
+
+    @abstractmethod
+    def excerpt(self, track: Track, window: Window) -> Excerpt:
+        """The lyrics of a window of a track; nothing but padding if it has none."""
+
+
+@dataclass(frozen=True)
 class Word:
     """A word of the lyrics and when it is sung."""
 
@@ -178,12 +203,18 @@ class Aligner(ABC):
     def __init__(self, config: Any) -> None:
         self.config = config
 
+    @classmethod
+    def why_not(cls) -> str | None:
+        """What this machine lacks for it, or None if it can work here."""
+        return None
+
     @abstractmethod
     def align(self, track: Track, spec: TokenSpec) -> list[Word] | str:
         """Words with times, in order; or the reason why there are none, in one line.
 
         Args:
-            track: a row of a token corpus, with codes, lyrics and the path of its audio.
+            track: a row of a token corpus, with codes, lyrics and the path of its audio (below
+                the folder that the config may ask for as `audio`).
             spec: of the corpus.
 
         Raises:

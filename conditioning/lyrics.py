@@ -9,7 +9,6 @@ import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,18 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
-from conditioning.base import AuxiliaryLoss, Condition, Conditioner, Provides, Site, Track, Window
+from conditioning.base import (
+    AuxiliaryLoss,
+    Condition,
+    Excerpt,
+    LyricsReader,
+    Provides,
+    Site,
+    Track,
+    Window,
+)
 from conditioning.text import (
     ALPHABETS,
-    Cleaned,
     Transliteration,
     clean,
     compose,
@@ -125,19 +132,7 @@ def lyric_window(
     return [PADDING] * missing + held, indices
 
 
-@dataclass(frozen=True)
-class Excerpt:
-    """The lyrics of one window, and where they are in those of the track."""
-
-    tokens: list[int]
-    """[S] numbers of characters, 0 for padding."""
-    indices: list[int]
-    """[S], of each its index in `lyrics.text`; -1 for padding."""
-    lyrics: Cleaned
-    """All of the track's, with the way back to how they were written."""
-
-
-class _Lyrics(Conditioner):
+class _Lyrics(LyricsReader):
     """What both designs share: from a track's lyrics to numbered characters."""
 
     config: LyricsConfig
@@ -186,7 +181,7 @@ class _Lyrics(Conditioner):
             offset=window.start * hop,
             duration=self.site.context * hop,
         )
-        return Excerpt(tokens, indices, cleaned)
+        return Excerpt(tokens, indices, cleaned.sources)
 
     def prepare(
         self, track: Track, window: Window, rng: np.random.Generator | None = None

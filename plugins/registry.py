@@ -27,7 +27,15 @@ ATTENTION = "jukebox.attention"
 CONDITIONERS = "jukebox.conditioners"
 ALIGNERS = "jukebox.aligners"
 COMMANDS = "jukebox.commands"
-GROUPS = (CODECS, ATTENTION, CONDITIONERS, ALIGNERS, COMMANDS)
+BASES = {
+    CODECS: ("codec.base:Codec",),
+    ATTENTION: ("prior.attention.base:AttentionKernel", "prior.attention.base:LayerAttention"),
+    CONDITIONERS: ("conditioning.base:Conditioner",),
+    ALIGNERS: ("conditioning.base:Aligner",),
+    COMMANDS: ("plugins.ground.command:Command",),
+}
+"""Groups, and what their plugins are subclasses of: named, since the registry imports no room."""
+GROUPS = tuple(BASES)
 
 
 @dataclass(frozen=True)
@@ -41,20 +49,33 @@ class Plugin:
     distribution: str
     version: str
 
+    def __str__(self) -> str:
+        return f"{self.name!r} of group {self.group} from {self.distribution} {self.version}"
+
     def load(self) -> Any:
-        """Import the object.
+        """Import the class.
 
         Raises:
-            InputError: its module can't be imported or lacks it; names the distribution.
+            InputError: its module can't be imported or lacks it, or it is not what its group
+                holds; names the distribution.
         """
-        module, _, attribute = self.target.partition(":")
         try:
-            return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+            found = _import(self.target)
         except (Exception, SystemExit) as error:  # whatever a stranger's module raises on import
+            raise InputError(f"{self} can't be loaded: {type(error).__name__}: {error}") from error
+        bases = BASES[self.group]
+        if not (isinstance(found, type) and issubclass(found, tuple(map(_import, bases)))):
             raise InputError(
-                f"{self.name!r} of group {self.group} can't be loaded from {self.distribution} "
-                f"{self.version}: {type(error).__name__}: {error}"
-            ) from error
+                f"{self} is not what that group holds: {self.target} must be a subclass of "
+                f"{' or '.join(base.replace(':', '.') for base in bases)}"
+            )
+        return found
+
+
+def _import(target: str) -> Any:
+    """The object of "module:attribute"."""
+    module, _, attribute = target.partition(":")
+    return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
 
 
 class PluginRecord(BaseModel):
@@ -107,6 +128,13 @@ def get(group: str, name: str) -> Any:
         f"no {name!r} in {group}; there are: {', '.join(known)}{hint} "
         f"(another package may offer it: install that package)"
     )
+
+
+def origin(cls: type) -> str:
+    """Whose plugin a class is, for messages; its own name if it is nobody's."""
+    target = f"{cls.__module__}:{cls.__qualname__}"
+    found = (plugin for group in GROUPS for plugin in offers(group) if plugin.target == target)
+    return str(next(found, target.replace(":", ".")))
 
 
 def _rivals(group: str, name: str) -> list[str]:

@@ -39,6 +39,8 @@ class LayersConfig(BaseModel):
     """Factor on the standard deviation of all initial weights."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Of the inputs and of both residual branches, in training."""
+    attention: PluginRecord | None = None
+    """What layers attend with that has parameters of its own; None: kernels, which have none."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "LayersConfig":

@@ -20,14 +20,8 @@ from conditioning.fuse import fuse
 from plugins import registry
 from plugins.ground.config import build_config
 from plugins.ground.errors import InputError
-from prior.attention.kernels import (
-    Attend,
-    AttentionRequest,
-    Chosen,
-    Masked,
-    Recording,
-    choose,
-)
+from prior.attention.base import Attend, AttentionRequest
+from prior.attention.kernels import AUTO, Chosen, Masked, Recording, choose
 from prior.config import PriorConfig, TransformerConfig
 from prior.transformer import Transformer
 
@@ -102,7 +96,7 @@ class Prior(nn.Module):
         grad = self.training and weight.requires_grad
         check_attention(name, self.config, weight.device, weight.dtype, grad=grad)
         for transformer in self._transformers():
-            transformer.attention = name
+            transformer.attention = AUTO if self.config.attention else name
 
     def use_recomputation(self, on: bool = True) -> None:
         """In training, keep only each layer's input and compute the rest again: less memory."""
@@ -225,8 +219,8 @@ class Prior(nn.Module):
         length, last = codes.shape[1], self.config.depth - 1 if upto is None else upto
         self.check(condition)
         self._check(length, condition, [*record, last])
+        attends = self.transformer.attends(self.kernel, self.memory_kernel(condition))[: last + 1]
         recordings = {layer: self._recording(layer, condition) for layer in record if layer <= last}
-        attends = [self._attend(layer, condition) for layer in range(last + 1)]
         for layer, recording in recordings.items():
             attends[layer] = recording
         x = F.dropout(self.inputs(codes[:, :-1], condition), self.config.dropout, self.training)
@@ -277,14 +271,10 @@ class Prior(nn.Module):
                 start += length
         return made
 
-    def _attend(self, layer: int, condition: Condition) -> Attend:
-        return self.memory_kernel(condition) if self._reads_memory(layer) else self.kernel
-
     def _recording(self, layer: int, condition: Condition) -> Recording:
-        return Recording(condition.memory_mask if self._reads_memory(layer) else None)
-
-    def _reads_memory(self, layer: int) -> bool:
-        return self.config.pattern_of(layer) == "memory"
+        if self.config.pattern_of(layer) == "memory":
+            return Recording(condition.memory_mask)
+        return Recording(own=self.transformer.own(layer))
 
     def _parts(self) -> Iterator[tuple[str, Conditioner]]:
         for name, part in self.conditioners.items():
@@ -328,10 +318,21 @@ def check_attention(
     """Refuse a kernel that can't serve a prior of this config there.
 
     Raises:
-        InputError: no such kernel, or the reason why it can't.
+        InputError: no such kernel, or the reason why it can't; or the prior's own attention can't
+            work there.
     """
+    own = config.attention
+    if own is not None and name not in (AUTO, own.name):
+        raise InputError(
+            f"this prior attends with {own.name!r}, whose parameters it has learned: "
+            f"{name!r} can't stand in for it"
+        )
     for pattern in set(config.patterns):
-        choose(name, AttentionRequest(device.type, dtype, pattern, grad))
+        request = AttentionRequest(device.type, dtype, pattern, grad)
+        if own is None or pattern == "memory":
+            choose(AUTO if own else name, request)
+        elif reason := registry.restore(registry.ATTENTION, own)[0].why_not(request):
+            raise InputError(f"attention {own.name!r} can't serve this: {reason}")
 
 
 def site_of(config: PriorConfig) -> Site:

@@ -4,7 +4,7 @@ Pre-norm residual layers without a final norm (paper appendix B.2). Shapes:
 B batch, T positions, S positions of a memory, W width, H heads, D width of a head.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -12,8 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from plugins import registry
+from plugins.ground.errors import InputError
+from prior.attention.base import Attend, LayerAttention, LayerSite
 from prior.attention.cache import LayerCache, MemoryCache
-from prior.attention.kernels import AUTO, Attend, Chosen
+from prior.attention.kernels import AUTO, Chosen
 from prior.attention.pattern import Memory, Pattern, SelfPattern, make_pattern
 from prior.config import TransformerConfig
 
@@ -30,10 +33,12 @@ class QuickGELU(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention between two projections; how it attends is handed in."""
 
-    def __init__(self, config: TransformerConfig, pattern: Pattern) -> None:
+    def __init__(self, config: TransformerConfig, pattern: SelfPattern) -> None:
         super().__init__()
         self.pattern = pattern
         self.heads = config.heads
+        self.own = own_attention(config, pattern)
+        """What this layer attends with, if no kernel can."""
         self.qkv = nn.Linear(config.width, 3 * config.attention_width)
         self.out = nn.Linear(config.attention_width, config.width)
 
@@ -50,6 +55,7 @@ class MemoryAttention(nn.Module):
         super().__init__()
         self.pattern = pattern
         self.heads = config.heads
+        self.own = None
         self.query = nn.Linear(config.width, config.attention_width)
         self.memory = nn.Linear(config.width, 2 * config.attention_width)
         self.out = nn.Linear(config.attention_width, config.width)
@@ -83,7 +89,7 @@ class Layer(nn.Module):
         self.attention = (
             MemoryAttention(config, pattern)
             if isinstance(pattern, Memory)
-            else Attention(config, pattern)
+            else Attention(config, cast(SelfPattern, pattern))
         )
         self.mlp_norm = nn.LayerNorm(config.width)
         self.mlp = nn.Sequential(
@@ -115,10 +121,9 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(
             Layer(config, _pattern(config, layer)) for layer in range(config.depth)
         )
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02 * config.init_scale)
-                nn.init.zeros_(module.bias)
+        for module in _linears(self):
+            nn.init.normal_(module.weight, std=0.02 * config.init_scale)
+            nn.init.zeros_(module.bias)
 
     def forward(
         self, x: Tensor, attends: Sequence[Attend] | None = None, memory: Tensor | None = None
@@ -134,7 +139,8 @@ class Transformer(nn.Module):
         Returns:
             The residual stream [B, T, W]; there is no final norm.
         """
-        attends = [Chosen(self.attention)] * len(self.layers) if attends is None else attends
+        chosen = Chosen(self.attention)
+        attends = self.attends(chosen, chosen) if attends is None else attends
         keep = self.recompute and self.training and torch.is_grad_enabled()
         for layer, attend in zip(self.layers, attends, strict=False):
             if keep:
@@ -142,6 +148,24 @@ class Transformer(nn.Module):
             else:
                 x = layer(x, attend, memory)
         return x
+
+    def attends(self, kernel: Attend, memory_kernel: Attend) -> list[Attend]:
+        """How each layer attends: by its own attention, or else by these kernels.
+
+        Args:
+            kernel: for layers that look at their own sequence.
+            memory_kernel: for layers that read a memory.
+        """
+        return [
+            memory_kernel
+            if isinstance(layer.attention, MemoryAttention)
+            else layer.attention.own or kernel
+            for layer in cast(Iterable[Layer], self.layers)
+        ]
+
+    def own(self, layer: int) -> LayerAttention | None:
+        """The attention that a layer, counted from 0, has of its own; None if kernels attend."""
+        return cast(Layer, self.layers[layer]).attention.own
 
     def caches(
         self, batch: int, kernel: Attend, memory_kernel: Attend, length: int | None = None
@@ -166,7 +190,7 @@ class Transformer(nn.Module):
                         batch,
                         self.config.heads,
                         width,
-                        kernel=kernel,
+                        kernel=layer.attention.own or kernel,
                         dtype=weight.dtype,
                         device=weight.device,
                     )
@@ -174,6 +198,35 @@ class Transformer(nn.Module):
             else:
                 made.append(MemoryCache(memory_kernel))
         return made
+
+
+def _linears(module: nn.Module) -> Iterator[nn.Linear]:
+    """All linear layers, but for those of a layer's own attention, which begin as it likes."""
+    for child in module.children():
+        if isinstance(child, nn.Linear):
+            yield child
+        elif not isinstance(child, LayerAttention):
+            yield from _linears(child)
+
+
+def own_attention(config: TransformerConfig, pattern: SelfPattern) -> LayerAttention | None:
+    """The attention that the config names, built for one layer; None if kernels attend.
+
+    Raises:
+        InputError: it is not installed, is no attention of a layer, or refuses config or pattern.
+    """
+    if config.attention is None:
+        return None
+    cls, settings = registry.restore(registry.ATTENTION, config.attention)
+    if not issubclass(cls, LayerAttention):
+        raise InputError(
+            f"attention {config.attention.name!r} is a kernel, which no layer owns: choose it with "
+            "--attention, not as a setting"
+        )
+    built: LayerAttention = cls(
+        settings, LayerSite(config.heads, config.attention_width // config.heads, pattern)
+    )
+    return built
 
 
 def _pattern(config: TransformerConfig, layer: int) -> Pattern:

@@ -87,11 +87,11 @@ class AttentionAligner(Aligner):
             return "it has no lyrics"
         if not len(track[f"codes_{shape.stream}"]):
             return f"it has no codes of stream {shape.stream}"
-        lyrics = self.lyrics.excerpt(track, Window(0, track["num_samples"])).lyrics
-        if not lyrics.text.strip():
+        sources = self.lyrics.excerpt(track, Window(0, track["num_samples"])).sources
+        places = word_places(text, sources)
+        if all(start == stop for start, stop in places):
             return "its lyrics have no character that the prior reads"
-        seen = self._look(track, len(lyrics.text))
-        places = word_places(text, lyrics.sources)
+        seen = self._look(track, len(sources))
         sung = sung_words(seen.attention, seen.even, places)
         if not any(sung):
             return f"layer {self.layer} of the prior follows none of its words"

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from plugins.ground.errors import InputError
-from prior.attention.kernels import Attend
+from prior.attention.base import Attend, LayerAttention
 from prior.attention.pattern import Pattern, SelfPattern, last_in_slots
 
 
@@ -24,7 +24,7 @@ class LayerCache:
         batch: B.
         heads: H.
         width: D.
-        kernel: for the first call.
+        kernel: for the first call; the layer's own attention, if it has one, for all calls.
         dtype: of keys and values.
         device: where they are.
     """
@@ -44,6 +44,8 @@ class LayerCache:
         shape = (batch, heads, pattern.cache_length, width)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)  # [B, H, C, D]
         self.values = torch.zeros_like(self.keys)
+        # Which position lies in each slot [C]; null keys have none.
+        self.positions = torch.full(shape[2:3], -1, device=device)
         self.pattern = pattern
         self.kernel = kernel
         self.length = 0
@@ -79,10 +81,13 @@ class LayerCache:
         slot, seen = pattern.slot(position), pattern.visible(position)
         self.keys[:, :, slot] = k[:, :, 0]
         self.values[:, :, slot] = v[:, :, 0]
+        self.positions[slot] = position
         self.length = position + 1
         if seen.start == seen.stop:  # fused attention over no keys is not the same everywhere
             return torch.zeros_like(q)
         keys, values = self.keys[:, :, seen], self.values[:, :, seen]
+        if isinstance(self.kernel, LayerAttention):
+            return self.kernel.step(q, keys, values, self.positions[seen], position)
         return F.scaled_dot_product_attention(q, keys, values)
 
     def _fill(self, k: Tensor, v: Tensor) -> None:
@@ -90,6 +95,7 @@ class LayerCache:
         filled, kept = last_in_slots(self.pattern, self.length)
         slots = torch.tensor(filled, device=k.device)
         positions = torch.tensor(kept, device=k.device)
+        self.positions[slots] = positions
         self.keys[:, :, slots] = k[:, :, positions].to(self.keys.dtype)
         self.values[:, :, slots] = v[:, :, positions].to(self.values.dtype)
 

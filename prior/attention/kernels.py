@@ -7,10 +7,9 @@ of a head, Z null keys of the pattern.
 """
 
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -18,50 +17,10 @@ from torch import Tensor
 
 from plugins import registry
 from plugins.ground.errors import InputError
+from prior.attention.base import AttentionKernel, AttentionRequest, LayerAttention
 from prior.attention.pattern import PATTERNS, Pattern
 
-Attend = Callable[[Tensor, Tensor, Tensor, Pattern], Tensor]
-"""What a layer calls: (q, k, v, pattern) -> [B, H, T, D]; q [B, H, T, D], k and v [B, H, K, D]."""
-
 AUTO = "auto"
-
-
-@dataclass(frozen=True)
-class AttentionRequest:
-    """What a kernel is to serve."""
-
-    device: str
-    """Type of the device: "cpu", "cuda", "mps", ..."""
-    dtype: torch.dtype
-    pattern: str
-    grad: bool
-    """Gradients will be asked for."""
-
-    @classmethod
-    def of(cls, q: Tensor, pattern: Pattern) -> "AttentionRequest":
-        """The request that attention for these queries makes."""
-        grad = torch.is_grad_enabled() and q.requires_grad
-        return cls(q.device.type, q.dtype, pattern.name, grad)
-
-
-class AttentionKernel(ABC):
-    """Softmax attention with scale 1 / sqrt(D) over the keys that a pattern shows."""
-
-    exact: ClassVar[bool] = True
-    """It computes what `naive` computes, up to rounding. Only such kernels can be swapped."""
-    rank: ClassVar[int] = 0
-    """"auto" takes the highest that can serve."""
-
-    @abstractmethod
-    def why_not(self, request: AttentionRequest) -> str | None:
-        """Why it can't serve a request, or None if it can."""
-
-    @abstractmethod
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
-        """Queries [B, H, T, D], keys and values [B, H, K, D] from position 0 on -> [B, H, T, D].
-
-        A query that sees nothing gets zeros.
-        """
 
 
 class Naive(AttentionKernel):
@@ -115,15 +74,24 @@ class Masked(Naive):
 
 
 class Recording(Masked):
-    """`naive` that keeps its weights: for one layer of one pass."""
+    """`naive` that keeps its weights: for one layer of one pass.
+
+    Args:
+        there: as `Masked`.
+        own: the layer's own attention, if it has one, whose weights they then are.
+    """
 
     recorded: Tensor
     """[B, H, T, K], without the null keys and not renormalised; K ends at the horizon."""
 
+    def __init__(self, there: Tensor | None = None, own: LayerAttention | None = None) -> None:
+        super().__init__(there)
+        self.own = own
+
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
         """See `AttentionKernel`."""
         k, v = k[:, :, : pattern.horizon], v[:, :, : pattern.horizon]
-        weights = self.weights(q, k, pattern)
+        weights = (self.own or self).weights(q, k, pattern)
         self.recorded = weights[..., pattern.nulls :]
         return self._mix(weights, v, pattern)
 
@@ -157,20 +125,23 @@ class Flash(AttentionKernel):
 
 
 def choose(name: str, request: AttentionRequest) -> AttentionKernel:
-    """The kernel of that name, or for "auto" the fastest exact one that can serve.
+    """The kernel of that name, or for "auto" the fastest that can serve.
 
     Raises:
         InputError: no such kernel, or it can't serve this (says why).
     """
     if name != AUTO:
-        kernel = registry.get(registry.ATTENTION, name)()
-        reason = kernel.why_not(request)
-        if reason is None and not kernel.exact:
-            reason = "it computes another function and owns its layers"
+        cls = registry.get(registry.ATTENTION, name)
+        reason = (
+            "it has parameters of its own, so a prior must be trained with it (prior.train "
+            f"--attention {name})"
+            if issubclass(cls, LayerAttention)
+            else cls().why_not(request)
+        )
         if reason is not None:
             raise InputError(f"attention kernel {name!r} can't serve this: {reason}")
-        return kernel
-    able = [kernel for kernel in _loadable() if kernel.exact and kernel.why_not(request) is None]
+        return cast(AttentionKernel, cls())
+    able = [kernel for kernel in _loadable() if kernel.why_not(request) is None]
     if not able:
         raise InputError(f"no attention kernel can serve {request}")
     return max(able, key=lambda kernel: kernel.rank)
@@ -180,9 +151,12 @@ def _loadable() -> Iterator[AttentionKernel]:
     """Every kernel that can be imported: a stranger's broken one is warned about."""
     for name in registry.plugins(registry.ATTENTION):
         try:
-            yield registry.get(registry.ATTENTION, name)()
+            cls = registry.get(registry.ATTENTION, name)
         except InputError as error:
             warnings.warn(f"ignoring attention kernel {name!r}: {error}", stacklevel=3)
+            continue
+        if issubclass(cls, AttentionKernel):
+            yield cls()
 
 
 @dataclass(frozen=True)
@@ -192,5 +166,29 @@ class Chosen:
     name: str = AUTO
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
-        """See `AttentionKernel`."""
-        return choose(self.name, AttentionRequest.of(q, pattern))(q, k, v, pattern)
+        """See `AttentionKernel`.
+
+        Raises:
+            InputError: the kernel can't do what it claims.
+        """
+        request = AttentionRequest.of(q, pattern)
+        kernel = choose(self.name, request)
+        try:
+            mixed = kernel(q, k, v, pattern)
+        except (InputError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise InputError(_broken_promise(kernel, request, error)) from error
+        if mixed.shape != q.shape or mixed.dtype != q.dtype:
+            made = f"it made {list(mixed.shape)} {mixed.dtype} of {list(q.shape)} {q.dtype}"
+            raise InputError(_broken_promise(kernel, request, made))
+        return mixed
+
+
+def _broken_promise(kernel: AttentionKernel, request: AttentionRequest, what: object) -> str:
+    first = str(what).partition("\n")[0]
+    return (
+        f"attention kernel {registry.origin(type(kernel))} said that it can serve pattern "
+        f"{request.pattern!r} on {request.device} in {request.dtype}, but it can't: {first}: "
+        "choose another with --attention"
+    )
