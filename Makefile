@@ -5,7 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: setup demo test lint format build clean
+# Who sings, speaks and shows pages in the tests; tests that lack one of them are skipped.
+PROGRAMS := festival espeak-ng ffmpeg chromium
+PACKAGES := $(PROGRAMS) festvox-kallpc16k
+
+.PHONY: setup system demo test lint format build clean
 
 setup: $(VENV)/.installed
 
@@ -14,6 +18,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip setuptools
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
+
+# For root on Debian and its kin; elsewhere install these programs as your system does.
+system:
+	command -v $(PROGRAMS) >/dev/null || { apt-get update -q \
+	  && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(PACKAGES); }
 
 demo: setup
 	$(BIN)/python examples/demo.py out/demo
