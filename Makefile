@@ -21,8 +21,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # For root on Debian and its kin; elsewhere install these programs as your system does.
 system:
-	command -v $(PROGRAMS) >/dev/null || { apt-get update -q \
-	  && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(PACKAGES); }
+	for program in $(PROGRAMS); do command -v $$program >/dev/null || missing=yes; done; \
+	if [ "$$missing" ]; then apt-get update -q && DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -y -q --no-install-recommends $(PACKAGES); fi
 
 demo: setup
 	$(BIN)/python examples/demo.py out/demo
