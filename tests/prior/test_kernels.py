@@ -5,26 +5,20 @@ import math
 
 import pytest
 import torch
+from attending import BLOCK, BLOCKS, LENGTHS, NEAR, PATTERNS_OF_ALL_KINDS, assert_naive, qkv
 
 from plugins import registry
 from plugins.ground.errors import InputError
-from prior.attention.kernels import AttentionRequest, Flash, Naive, Recording, choose
+from prior.attention.kernels import AttentionRequest, Chosen, Flash, Naive, Recording, choose
 from prior.attention.pattern import PATTERNS, make_pattern
+from prior.attention.sparse import Sparse
 
-BLOCK, BLOCKS = 4, 3
-PATTERNS_OF_ALL_KINDS = [
-    *(cls(BLOCK, BLOCKS, nulls) for cls in PATTERNS.values() for nulls in (0, 1, 3)),
-    *(make_pattern(name, 12, 3, prefix=2, spread=3) for name in ("summary", "spread", "prefix")),
-]
-LENGTHS = [1, 3, 4, 5, 7, 8, 11, 12]
 CPU = AttentionRequest("cpu", torch.float32, "row", grad=True)
-
-
-def qkv(length, batch=2, heads=3, width=5, dtype=torch.float32):
-    """As projections leave them: views of [B, T, 3, H, D]."""
-    generator = torch.Generator().manual_seed(length + 100 * batch)
-    x = torch.randn(batch, length, 3, heads, width, generator=generator).to(dtype)
-    return [t.detach().requires_grad_() for t in x.permute(2, 0, 3, 1, 4).unbind(0)]
+STRANGE = AttentionRequest("cpu", torch.float32, "spiral", grad=False)
+FAST = pytest.mark.parametrize("kernel", [Flash(), Sparse()], ids=["flash", "sparse"])
+ALL = pytest.mark.parametrize(
+    "kernel", [Naive(), Flash(), Sparse()], ids=["naive", "flash", "sparse"]
+)
 
 
 def one_by_one(q, k, v, pattern):
@@ -46,29 +40,30 @@ def test_naive_is_attention_query_by_query(pattern):
         torch.testing.assert_close(Naive()(q, k, v, pattern), one_by_one(q, k, v, pattern))
 
 
+@FAST
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("pattern", PATTERNS_OF_ALL_KINDS, ids=repr)
-def test_flash_is_naive_in_values_and_gradients(pattern, batch):
+def test_every_kernel_is_naive_in_values_and_gradients(kernel, pattern, batch):
     for length in LENGTHS:
-        results = []
-        for kernel in (Naive(), Flash()):
-            inputs = qkv(length, batch)
-            out = kernel(*inputs, pattern)
-            weights = torch.linspace(-1, 1, out.numel()).view(out.shape)
-            gradients = torch.autograd.grad((out * weights).sum(), inputs)
-            results.append([out, *gradients])
-        for expected, got in zip(*results, strict=True):
-            torch.testing.assert_close(got, expected, atol=2e-6, rtol=1e-5)
+        assert_naive(kernel, pattern, length, batch)
 
 
+@FAST
 @pytest.mark.parametrize("name", PATTERNS)
-def test_flash_is_naive_at_length(name):
-    """Long enough for the fused kernel to work in tiles, and no whole number of blocks."""
+def test_every_kernel_is_naive_at_length(kernel, name):
+    """Long enough for them to work in tiles, and no whole number of blocks."""
     pattern = make_pattern(name, 96 * 7, 7, prefix=50, spread=5)
     q, k, v = (t.detach() for t in qkv(600, 1, 2, 32))
     torch.testing.assert_close(
-        Flash()(q, k, v, pattern), Naive()(q, k, v, pattern), atol=2e-6, rtol=1e-5
+        kernel(q, k, v, pattern), Naive()(q, k, v, pattern), **NEAR[torch.float32]
     )
+
+
+@FAST
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_every_kernel_is_naive_in_every_precision(kernel, dtype):
+    for name in PATTERNS:
+        assert_naive(kernel, make_pattern(name, 24, 3, prefix=7, spread=3), 21, dtype=dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -83,7 +78,7 @@ def test_naive_has_its_softmax_in_float32(dtype):
     assert (Naive().weights(q, k, pattern).sum(-1) - 1).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("kernel", [Naive(), Flash()], ids=["naive", "flash"])
+@ALL
 def test_a_query_that_sees_nothing_gets_zeros(kernel):
     q, k, v = qkv(9)
     out = kernel(q, k, v, PATTERNS["previous"](BLOCK, BLOCKS))
@@ -105,7 +100,7 @@ def test_recording_keeps_weights_without_null_keys():
 
 
 @pytest.mark.parametrize("keys", [1, 5, 20])
-@pytest.mark.parametrize("kernel", [Naive(), Flash()], ids=["naive", "flash"])
+@ALL
 def test_a_memory_may_be_of_any_length(kernel, keys):
     pattern = PATTERNS["memory"](BLOCK, BLOCKS)
     q, (_, k, v) = qkv(10)[0].detach(), (t.detach() for t in qkv(keys))
@@ -137,21 +132,24 @@ def test_recording_ends_where_a_pattern_looks_no_further():
 
 def test_auto_takes_the_fastest_that_can_serve():
     assert isinstance(choose("auto", CPU), Flash)
-    strange = AttentionRequest("cpu", torch.float32, "spiral", grad=False)
-    assert isinstance(choose("auto", strange), Naive)
+    assert isinstance(choose("auto", STRANGE), Sparse)
+    half = AttentionRequest("cpu", torch.bfloat16, "row", grad=False)
+    assert isinstance(choose("auto", half), Flash)
 
 
 def test_a_named_kernel_that_can_not_serve_says_why():
-    strange = AttentionRequest("cpu", torch.float32, "spiral", grad=False)
     with pytest.raises(
         InputError, match="'flash' can't serve this: pattern 'spiral' can't be fold"
     ):
-        choose("flash", strange)
+        choose("flash", STRANGE)
     with pytest.raises(InputError, match=r"no 'flsh' in jukebox.attention.*mean 'flash'"):
         choose("flsh", CPU)
 
 
-STRANGER = """
+STRANGER = r"""
+import torch
+from pydantic import BaseModel
+from prior.attention.base import LayerAttention
 from prior.attention.kernels import Naive
 
 class Picky(Naive):
@@ -159,22 +157,30 @@ class Picky(Naive):
     def why_not(self, request):
         return "it has no backward pass" if request.grad else None
 
-class Other(Naive):
-    rank = 100
-    exact = False
+class Own(LayerAttention):
+    Config = BaseModel
+    why_not = classmethod(lambda cls, request: None)
+    oracle = forward = step = None
+
+class Boastful(Naive):
+    def __call__(self, q, k, v, pattern):
+        if q.dtype == torch.float64:
+            raise ArithmeticError("no doubles\nof any kind")
+        return super().__call__(q, k, v, pattern)[..., :1]
 """
 
 
 @pytest.fixture
 def strangers(tmp_path, monkeypatch):
-    """An installed package with three kernels: one picky, one of another function, one broken."""
+    """An installed package: kernels that are picky, boastful and broken, an attention of layers."""
     (tmp_path / "stranger_kernels.py").write_text(STRANGER)
     info = tmp_path / "stranger_kernels-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Name: stranger-kernels\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         f"[{registry.ATTENTION}]\npicky = stranger_kernels:Picky\n"
-        "other = stranger_kernels:Other\nbroken = stranger_kernels:Missing\n"
+        "own = stranger_kernels:Own\nboastful = stranger_kernels:Boastful\n"
+        "broken = stranger_kernels:Missing\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -188,5 +194,20 @@ def test_kernels_of_strangers_are_asked_and_a_broken_one_is_not_fatal():
         assert isinstance(choose("auto", CPU), Flash)
     with pytest.raises(InputError, match="'picky' can't serve this: it has no backward pass"):
         choose("picky", CPU)
-    with pytest.raises(InputError, match="'other' can't serve this: it computes another function"):
-        choose("other", without_grad)
+    with pytest.raises(InputError, match="'own' can't serve this: it has parameters of its own"):
+        choose("own", without_grad)
+
+
+@pytest.mark.usefixtures("strangers")
+@pytest.mark.parametrize(
+    ("dtype", "reason"),
+    [
+        (torch.float64, r"no doubles: choose"),
+        (torch.float32, r"it made \[2, 3, 4, 1\] torch.float32 of \[2, 3, 4, 5\]"),
+    ],
+)
+def test_a_kernel_that_claims_what_it_can_not_do_is_named(dtype, reason):
+    message = f"boastful.*stranger-kernels.*pattern 'row' on cpu in {dtype}, but it can't: {reason}"
+    with pytest.raises(InputError, match=message) as caught:
+        Chosen("boastful")(*qkv(4, dtype=dtype), PATTERNS["row"](BLOCK, BLOCKS))
+    assert "\n" not in str(caught.value)
