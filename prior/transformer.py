@@ -5,6 +5,7 @@ B batch, T positions, S positions of a memory, W width, H heads, D width of a he
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -43,9 +44,19 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.attention_width, config.width)
 
     def forward(self, x: Tensor, attend: Attend, memory: Tensor | None = None) -> Tensor:
-        """[B, T, W] -> [B, T, W]."""
+        """[B, T, W] -> [B, T, W].
+
+        Raises:
+            InputError: the layer's own attention can't do what it claims.
+        """
         q, k, v = _split(self.qkv(x), 3, self.heads)
-        return self.out(_join(attend(q, k, v, self.pattern)))
+        if self.own is None:
+            return self.out(_join(attend(q, k, v, self.pattern)))
+        with _blaming(type(self.own), self.pattern, q):
+            mixed = attend(q, k, v, self.pattern)
+            if mixed.shape != q.shape:
+                raise TypeError(f"it made {list(mixed.shape)} of {list(q.shape)}")
+            return self.out(_join(mixed))
 
 
 class MemoryAttention(nn.Module):
@@ -223,10 +234,31 @@ def own_attention(config: TransformerConfig, pattern: SelfPattern) -> LayerAtten
             f"attention {config.attention.name!r} is a kernel, which no layer owns: choose it with "
             "--attention, not as a setting"
         )
-    built: LayerAttention = cls(
-        settings, LayerSite(config.heads, config.attention_width // config.heads, pattern)
-    )
+    site = LayerSite(config.heads, config.attention_width // config.heads, pattern)
+    with _blaming(cls, pattern):
+        built: LayerAttention = cls(settings, site)
     return built
+
+
+@contextmanager
+def _blaming(
+    cls: type[LayerAttention], pattern: Pattern, q: Tensor | None = None
+) -> Iterator[None]:
+    """Whatever a layer's own attention raises, in one line that says whose it is.
+
+    Raises:
+        InputError: that line, or what the attention itself has to say about bad input.
+    """
+    try:
+        yield
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        where = "" if q is None else f" on {q.device.type} in {q.dtype}"
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(
+            f"attention {registry.origin(cls)} can't serve pattern {pattern.name!r}{where}: {said}"
+        ) from error
 
 
 def _pattern(config: TransformerConfig, layer: int) -> Pattern:

@@ -1,0 +1,3 @@
+"""Can't be imported: it raises."""
+
+raise RuntimeError("this package is broken\nin more than one line")
