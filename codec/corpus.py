@@ -82,8 +82,13 @@ class Corpus:
         Times of words don't change it, so that work on the tracks goes on when they come.
         """
         shards = self.manifest.shards
-        sums = [self.spec.fingerprint, *(shard.content or shard.sha256 for shard in shards)]
-        return hashlib.sha256("".join(sums).encode()).hexdigest()[:16]
+        return _name_of(self.spec.fingerprint, *(s.content or s.sha256 for s in shards))
+
+    @property
+    def words_fingerprint(self) -> str:
+        """Name of the times that words have now; "" if none came since the tracks were written."""
+        shards = self.manifest.shards
+        return _name_of(*(s.sha256 for s in shards)) if any(s.content for s in shards) else ""
 
     def __len__(self) -> int:
         """Tracks."""
@@ -147,6 +152,10 @@ class Corpus:
             path = self._shards.path(number)
             if sha256_of(path) != shard.sha256:
                 raise InputError(f"{path} is damaged: its sha256 is not that of {MANIFEST}")
+
+
+def _name_of(*checksums: str) -> str:
+    return hashlib.sha256("".join(checksums).encode()).hexdigest()[:16]
 
 
 def _opened(folder: Path) -> tuple[Manifest, Shards]:

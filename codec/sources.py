@@ -1,7 +1,7 @@
 """Which audio files the user means, and what is known about them.
 
-Finds files below folders and globs, gives each an id, and reads metadata files and tags. It does
-not know what is in the audio, nor what the metadata mean.
+Finds files below folders and globs, gives each an id, and reads metadata files, text beside the
+audio and tags. It does not know what is in the audio, nor what the metadata mean.
 """
 
 import contextlib
@@ -19,7 +19,9 @@ from typing import Any
 import mutagen
 
 from codec.text import utf8
+from plugins.ground import lrc
 from plugins.ground.errors import InputError
+from plugins.ground.files import read_text
 
 SUFFIXES = frozenset(
     {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus"}
@@ -27,6 +29,8 @@ SUFFIXES = frozenset(
 )
 METADATA = ("metadata.csv", "metadata.jsonl")
 FILE_NAME = "file_name"
+LYRICS, TIMED = "lyrics", "lrc"
+"""Columns of text that stands beside audio: without its times, and as it came with them."""
 TAGS = {
     "artist": ("artist", "TPE1"),
     "genre": ("genre", "TCON"),
@@ -48,7 +52,7 @@ class Source:
     id: str
     """The path, or where two arguments give one path, something like it that is unique."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """Of metadata files, without `file_name`."""
+    """Of metadata files, without `file_name`, and of text beside the audio."""
 
 
 def find_sources(arguments: str | Path | Sequence[str | Path]) -> list[Source]:
@@ -57,14 +61,15 @@ def find_sources(arguments: str | Path | Sequence[str | Path]) -> list[Source]:
     `metadata.jsonl` and `metadata.csv` of a file's folder, and of those between it and the
     argument, say more about it (the AudioFolder convention of `datasets`: `file_name` is relative
     to the metadata file); the nearer folder wins, and jsonl over csv. Values are as they came:
-    text in csv, JSON's types in jsonl.
+    text in csv, JSON's types in jsonl. Where they have no `lyrics`, a text file that has the
+    audio's name but for its suffix does: `.lrc`, whose times stay in the column `lrc`, or `.txt`.
 
     Args:
         arguments: files, folders or globs; a file that several of them give counts once.
 
     Raises:
-        InputError: a named file does not exist, there is no audio at all, or a metadata file is
-            malformed (names the line).
+        InputError: a named file does not exist, there is no audio at all, or a metadata or text
+            file is malformed (names the line).
     """
     arguments = [arguments] if isinstance(arguments, str | Path) else arguments
     sources: list[Source] = []
@@ -81,7 +86,10 @@ def find_sources(arguments: str | Path | Sequence[str | Path]) -> list[Source]:
             path = utf8(file.relative_to(root).as_posix())
             name = _unique(path, root, ids)
             ids.add(name)
-            sources.append(Source(file, path, name, _metadata(file, root, tables)))
+            metadata = _metadata(file, root, tables)
+            if not metadata.get(LYRICS):
+                metadata |= _text_beside(file)
+            sources.append(Source(file, path, name, metadata))
     if not sources:
         shown = ", ".join(map(str, arguments)) or "no arguments"
         raise InputError(f"no audio files in {shown}; known suffixes: {' '.join(sorted(SUFFIXES))}")
@@ -89,7 +97,10 @@ def find_sources(arguments: str | Path | Sequence[str | Path]) -> list[Source]:
 
 
 def read_tags(path: Path | str) -> dict[str, str]:
-    """Artist, genre, title and lyrics from a file's tags; "" for what is unknown or broken."""
+    """Artist, genre, title and lyrics from a file's tags; "" for what is unknown or broken.
+
+    Lyrics with times, all of them as in an `.lrc` file, are given without and as they are.
+    """
     found = dict.fromkeys(TAGS, "")
     try:
         tagged = mutagen.File(path)
@@ -99,7 +110,32 @@ def read_tags(path: Path | str) -> dict[str, str]:
     for name, keys in TAGS.items():
         with contextlib.suppress(Exception):
             found[name] = next(filter(None, (_tag(tags, key) for key in keys)), "")
+    with contextlib.suppress(InputError):  # lyrics without times, as most are
+        found |= _timed(found[LYRICS], "tag")
     return found
+
+
+def _text_beside(file: Path) -> dict[str, str]:
+    """What text files of the audio's name hold; nothing if there is none, or no word in it."""
+    for suffix, read in ((".lrc", _timed), (".txt", _plain)):
+        for path in (file.with_suffix(suffix), file.with_suffix(suffix.upper())):
+            if path.is_file() and (found := read(read_text(path), str(path))):
+                return found
+    return {}
+
+
+def _plain(text: str, name: str) -> dict[str, str]:
+    return {LYRICS: text} if text.strip() else {}
+
+
+def _timed(text: str, name: str) -> dict[str, str]:
+    """Text with times: without them, and as it is.
+
+    Raises:
+        InputError: it is malformed; names the line.
+    """
+    plain = lrc.plain_text(lrc.parse_lrc(text, name))
+    return {LYRICS: plain, TIMED: text} if plain else {}
 
 
 def _tag(tags: Any, key: str) -> str:

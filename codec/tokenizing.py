@@ -16,7 +16,7 @@ from codec.base import Codec
 from codec.checkpoint import load_codec
 from codec.corpus import Corpus, CorpusWriter
 from codec.rows import CODES, Row, Skipped, column_types
-from codec.sources import Source, find_sources, read_tags
+from codec.sources import LYRICS, TIMED, Source, find_sources, read_tags
 from codec.workers import workforce
 from plugins.ground.device import pick_device
 from plugins.ground.errors import InputError
@@ -63,7 +63,7 @@ def tokenize_files(
     """
     sources = find_sources(audio)
     codec = load_codec(codec_folder, pick_device(device))
-    columns = column_types(source.metadata for source in sources)
+    columns = column_types([*(source.metadata for source in sources), _column_of_tags(sources)])
     writer = CorpusWriter(out, codec.spec, SETTINGS, columns)
     _check_same_files(writer, sources)
     pending = _pending(writer, sources)
@@ -86,6 +86,12 @@ def tokenize_files(
         first = f"{unusable[0].path}: {unusable[0].reason}"
         raise InputError(f"none of {len(unusable)} files could be used; the first, {first}")
     return Corpus(out)
+
+
+def _column_of_tags(sources: Sequence[Source]) -> dict[str, str]:
+    """The further column that tags make where some hold text with times."""
+    untold = (source.file for source in sources if not source.metadata.get(LYRICS))
+    return {TIMED: ""} if any(TIMED in read_tags(file) for file in untold) else {}
 
 
 def _pending(writer: CorpusWriter, sources: Sequence[Source]) -> list[Source]:
@@ -148,6 +154,8 @@ def code_file(codec: Codec, source: Source) -> Row:
     codes, samples = encode_file(codec, source.file)
     tags = read_tags(source.file)
     given = {k: v for k, v in source.metadata.items() if v != "" or k not in tags}
+    if given.get(LYRICS):
+        tags.pop(TIMED, None)  # times of other words
     return {
         **tags,
         **given,

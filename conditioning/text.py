@@ -1,6 +1,6 @@
-"""How text is read: lyrics as numbered characters, tags as the names that vocabularies hold.
+"""How text is read: lyrics as numbers, tags as the names that vocabularies hold.
 
-Two published ways, v2 and v3 (paper section 4.2 and 4.3), and a plain one for scripts that they
+Two published ways, v2 and v3 (paper section 4.2 and 4.3), and plain ones for scripts that they
 lack. It knows no tensors, no tables and no prior.
 """
 
@@ -10,7 +10,7 @@ import string
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from anyascii import anyascii
 
@@ -28,6 +28,64 @@ _FIRST_COMBINING = "\u0300"
 
 
 # Lyrics
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """Text as numbers, and where each of them was in the original."""
+
+    tokens: tuple[int, ...]
+    """From 1; 0 is left for what is unknown or padding."""
+    sources: tuple[int, ...]
+    """Of each token, the index in the original of the character that it was made of (of the first,
+    if several were composed); it never falls."""
+
+
+class Vocabulary(Protocol):
+    """What lyrics are read as."""
+
+    @property
+    def size(self) -> int:
+        """Its tokens are 1 to `size`."""
+
+    def read(self, text: str) -> Numbered:
+        """The text as its tokens; what it has no token for is left out."""
+
+
+@dataclass(frozen=True)
+class Characters:
+    """The characters of an alphabet, as published models read them."""
+
+    alphabet: str
+    transliterate: Transliteration
+
+    def __post_init__(self) -> None:
+        transliterator(self.transliterate)  # a library that is missing is missed at once
+
+    @property
+    def size(self) -> int:
+        """Characters."""
+        return len(self.alphabet)
+
+    def read(self, text: str) -> Numbered:
+        """See `clean`."""
+        cleaned = clean(text, self.alphabet, self.transliterate)
+        return Numbered(tuple(numbers(cleaned.text, self.alphabet)), cleaned.sources)
+
+
+class Utf8:
+    """The bytes of UTF-8, of text that is composed (NFC): every script can be read."""
+
+    size = 256
+
+    def read(self, text: str) -> Numbered:
+        """Each byte as itself and 1; those of one character have one source."""
+        pairs = [
+            (byte + 1, index)
+            for index, composed in _spelled(text, "none")
+            for byte in composed.encode("utf-8", "replace")
+        ]
+        return Numbered(tuple(token for token, _ in pairs), tuple(index for _, index in pairs))
 
 
 @dataclass(frozen=True)
@@ -99,7 +157,8 @@ def _spell(char: str) -> str:
 def _spelled(text: str, transliterate: Transliteration) -> Iterator[tuple[int, str]]:
     """The text in pieces: where each starts, and how it is spelled."""
     spell = transliterator(transliterate)
-    pieces = _stretches(text) if transliterate == "none" else enumerate(text)
+    apart = transliterate != "none" or unicodedata.is_normalized("NFC", text)
+    pieces = enumerate(text) if apart else _stretches(text)
     return ((index, spell(piece)) for index, piece in pieces)
 
 

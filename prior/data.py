@@ -12,8 +12,10 @@ from torch import Tensor
 
 from codec.corpus import Corpus
 from conditioning.base import Site, Window
+from plugins import registry
 from plugins.ground.crops import Crops
 from plugins.ground.errors import InputError
+from prior.config import PriorConfig
 from prior.prior import Prior
 
 
@@ -61,6 +63,18 @@ class Windows:
             "mask": torch.arange(self.context) < len(codes),
             **self.prior.prepare(track, Window(start, track["num_samples"]), rng),
         }
+
+
+def reads(config: PriorConfig, column: str) -> bool:
+    """Whether a conditioner of a prior looks at a column of a track's metadata, or may do so."""
+    known = [registry.get(registry.CONDITIONERS, kept.name).reads for kept in config.conditioners]
+    return any(columns is None or column in columns for columns in known)
+
+
+def identity(corpus: Corpus, config: PriorConfig) -> str:
+    """Name of all that a prior may see of a corpus."""
+    times = corpus.words_fingerprint if reads(config, "words") else ""
+    return f"{corpus.fingerprint}, words {times}" if times else corpus.fingerprint
 
 
 def window_alignment(site: Site) -> int:

@@ -25,7 +25,7 @@ from plugins.ground.progress import Progress
 from plugins.ground.saved import WEIGHTS
 from prior.checkpoint import load_prior, read_config
 from prior.config import PriorConfig
-from prior.data import stack, window_alignment
+from prior.data import identity, stack, window_alignment
 from prior.features import (
     MANIFEST,
     Manifest,
@@ -105,7 +105,7 @@ def embed_corpus(
     _check(tokens, config, layer, pool)
     pick_dtype(dtype, there)
     settings = Settings(
-        corpus=tokens.fingerprint,
+        corpus=identity(tokens, config) if labels else tokens.fingerprint,
         prior=sha256_of(folder / WEIGHTS),
         stream=config.stream,
         layer=layer,

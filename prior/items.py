@@ -1,10 +1,10 @@
-"""What each sample starts from: its labels, its length, and the codes of its prompt.
+"""What each sample starts from: its labels, its lyrics, its length, and the codes of its prompt.
 
 It knows corpora and numbers, not networks. Shapes: N codes of a stream.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from codec.corpus import Corpus
 from codec.tokens import TokenSpec
+from plugins.ground import lrc
 from plugins.ground.errors import InputError
 from plugins.ground.files import read_text
 from prior.options import SamplingOptions
@@ -21,6 +22,8 @@ OWN = {
     "id", "path", "audio_sha256", "num_samples", "words", "prompt_id", "prompt_samples",
 }  # fmt: skip
 """Columns that say what a sample is."""
+TIMED = "lrc"
+"""Column of lyrics as they came with times."""
 
 
 @dataclass
@@ -31,11 +34,23 @@ class Item:
     """Its row of the corpus, but for the codes."""
     codes: dict[str, np.ndarray]
     """Codes so far, by stream: [N] uint16."""
+    words: list[dict[str, Any]] = field(default_factory=list)
+    """When the words of its lyrics are to be sung, if that is known; the row's own `words` are
+    when they are found to be."""
 
     def wanted(self, spec: TokenSpec, stream: str) -> int:
         """Codes of a stream that the finished sample has."""
         hop = spec.stream(stream).hop_length
         return code_count(self.row["num_samples"], hop, spec.coarsest_hop)
+
+    def total(self, spec: TokenSpec, options: SamplingOptions) -> int:
+        """Audio samples that the prior is told, of the sample or what it is a part of."""
+        told = round((options.total_seconds or 0) * spec.sample_rate)
+        return max(self.row["num_samples"], told)
+
+    def told(self) -> dict[str, Any]:
+        """The track that the prior is told."""
+        return {**self.as_row(), "words": self.words}
 
     def as_row(self) -> dict[str, Any]:
         """Row of a token corpus."""
@@ -56,21 +71,39 @@ def make_items(spec: TokenSpec, options: SamplingOptions) -> list[Item]:
         row = item.row
         row["artist"] = _turn(options.artist, number, row["artist"])
         row["genre"] = _turn(options.genre, number, row["genre"])
-        row["lyrics"] = row["lyrics"] if lyrics is None else lyrics
+        if lyrics is not None:
+            row.pop(TIMED, None)
+            row.update(lyrics.columns)
+            item.words = lyrics.words
         row.update(options.label)
     return items
 
 
-def read_lyrics(path: Path) -> str:
-    """The text of a file.
+@dataclass(frozen=True)
+class Lyrics:
+    """What a file of lyrics holds."""
+
+    columns: dict[str, str]
+    """For the row: the text, and as it came if it has times."""
+    words: list[dict[str, Any]] = field(default_factory=list)
+    """When each word is to be sung, if it has times."""
+
+
+def read_lyrics(path: Path) -> Lyrics:
+    """The lyrics in a text file, with their times if it is an `.lrc` file.
 
     Raises:
-        InputError: it can't be read, is not UTF-8, or is empty.
+        InputError: it can't be read, is not UTF-8, is empty, or is malformed (names the line).
     """
     text = read_text(path)
-    if not text.strip():
+    lyrics = Lyrics({"lyrics": text})
+    if path.suffix.lower() == ".lrc":
+        lines = lrc.parse_lrc(text, str(path))
+        words = [word._asdict() for word in lrc.timed_words(lines)]
+        lyrics = Lyrics({"lyrics": lrc.plain_text(lines), TIMED: text}, words)
+    if not lyrics.columns["lyrics"].strip():
         raise InputError(f"lyrics {path} are empty: leave --lyrics out to sample without")
-    return text
+    return lyrics
 
 
 def _unlabelled(spec: TokenSpec, options: SamplingOptions) -> list[Item]:
@@ -161,7 +194,9 @@ def _item(
         "prompt_id": track.get("id", ""),
         "prompt_samples": prompt_samples,
     }
-    return Item(row, codes)
+    # Behind the track's end nothing is known of when its words are sung.
+    timed = samples <= track.get("num_samples", 0)
+    return Item(row, codes, list(track.get("words") or ()) if timed else [])
 
 
 def _turn(given: Sequence[str], number: int, otherwise: str) -> str:

@@ -12,7 +12,8 @@ from typing import Any, cast
 import torch
 
 from codec.tokens import TokenSpec
-from conditioning.base import Conditioner
+from conditioning.base import Conditioner, LyricsReader, Window
+from conditioning.fuse import blaming
 from plugins.ground.device import pick_device, pick_dtype
 from plugins.ground.errors import InputError
 from prior.checkpoint import read_config
@@ -79,15 +80,42 @@ class Job:
                 read |= set(typed) if part.reads is None else set(part.reads)
             try:
                 for part, item in itertools.product(parts, self.items):
-                    part.check({label: item.row[label] for label in typed})
+                    with blaming(type(part), "read these labels"):
+                        part.check({label: item.row[label] for label in typed})
             except InputError as error:
+                told = isinstance(part, LyricsReader) and self.options.lyrics
+                reason = f"{self.options.lyrics}: {error}" if told else str(error)
                 if name == names[0]:
-                    raise
-                warnings.warn(f"{folder} counts it as unknown: {error}", stacklevel=2)
+                    raise InputError(reason) from error
+                warnings.warn(f"{folder} counts it as unknown: {reason}", stacklevel=2)
+            self._warn_of_rush(name, parts)
         if unread := sorted(set(typed) - read):
             raise InputError(
                 f"no prior that is to be sampled reads {' or '.join(unread)}: leave that label out"
             )
+
+    def _warn_of_rush(self, stream: str, parts: Sequence[Conditioner]) -> None:
+        """Say so where lyrics that a person gave go by too fast for all of them to be seen.
+
+        Windows move with the music, so lyrics may be longer than any. But if already the first
+        one begins inside of them, each has more to sing than it sees.
+        """
+        item = self.items[0]
+        if not self.options.lyrics or item.row["prompt_samples"]:
+            return
+        total = item.total(self.spec, self.options)
+        for reader in (part for part in parts if isinstance(part, LyricsReader)):
+            with blaming(type(reader), "read these lyrics"):
+                excerpt = reader.excerpt(item.told(), Window(0, total))
+            if (missed := excerpt.indices[0]) > 0:
+                length, seen = len(excerpt.sources), len(excerpt.indices)
+                warnings.warn(
+                    f"{self.options.lyrics} is too much text for {total / self.spec.sample_rate:g} "
+                    f"s: the prior of stream {stream!r} sees {seen / length:.0%} of it at a time, "
+                    f"and never its first {missed / length:.0%}; give less, or the length of the "
+                    "whole song as --total-seconds",
+                    stacklevel=2,
+                )
 
     def _typed(self) -> list[str]:
         """The labels that a person typed."""

@@ -22,7 +22,9 @@ class SamplingOptions(BaseModel):
         default_factory=list, description="artist of each sample, used in turn"
     )
     genre: list[str] = Field(default_factory=list, description="genre of each sample, used in turn")
-    lyrics: Path | None = Field(None, description="text file (UTF-8): the lyrics of every sample")
+    lyrics: Path | None = Field(
+        None, description="text file (UTF-8), or .lrc with times: the lyrics of every sample"
+    )
     label: dict[str, str] = Field(
         default_factory=dict, description="other metadata, for every sample: --label tempo=120"
     )

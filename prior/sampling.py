@@ -7,6 +7,7 @@ audio. Shapes: B batch, T codes of a window.
 
 import gc
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from plugins.ground.progress import Progress
 from plugins.ground.saved import WEIGHTS
 from prior.checkpoint import load_prior
 from prior.config import PriorConfig
-from prior.data import stack, window_alignment
+from prior.data import reads, stack, window_alignment
 from prior.engine import Drawing, Engine
 from prior.items import Item
 from prior.job import Job
@@ -100,6 +101,10 @@ class Sampler:
         if self.options.lyrics:
             text = self.items[0].row["lyrics"]
             settings["lyrics"] = f"text {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        words = [item.words for item in self.items]
+        if any(words) and any(reads(config, "words") for _, config in self.folders.values()):
+            times = hashlib.sha256(json.dumps(words).encode())
+            settings["words"] = f"times {times.hexdigest()[:16]}"
         if self.options.dtype == "float32":
             del settings["dtype"]  # as in corpora from before there was a choice
         if self.draws:
@@ -198,10 +203,7 @@ class Sampler:
         return np.asarray(self.draws(item, level, step.known, step.stop), np.float64)
 
     def _prepared(self, prior: Prior, item: Item, start: int) -> dict[str, Tensor]:
-        total = item.row["num_samples"]
-        if self.options.total_seconds is not None:
-            total = max(total, round(self.options.total_seconds * self.spec.sample_rate))
-        return prior.prepare(item.as_row(), Window(start, total))
+        return prior.prepare(item.told(), Window(start, item.total(self.spec, self.options)))
 
     def _hop(self, prior: Prior) -> int:
         """Codes from one window to the next."""

@@ -47,7 +47,16 @@ class TrainPrior(TrainingOptions, Command):
     held_out: list[str] = Field(
         default_factory=list, description="ids (patterns) of tracks that are only evaluated on"
     )
-    attention: str = Field("auto", description="attention kernel, by registry name")
+    attention: str = Field(
+        "auto",
+        description="how to attend, by registry name: a kernel, or attention that has parameters "
+        "of its own, which then belongs to the prior",
+    )
+    attention_set: dict[str, Any] = Field(
+        default_factory=dict,
+        description="settings of attention that has parameters of its own: --attention-set "
+        "max_distance=64",
+    )
     recompute: bool = Field(
         False, description="gradient checkpointing: compute layers twice to hold less memory"
     )
@@ -74,6 +83,7 @@ class TrainPrior(TrainingOptions, Command):
             init=init,
             held_out=self.held_out,
             attention=self.attention,
+            attention_set=self.attention_set,
             recompute=self.recompute,
             options=self,
         )

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from codec.corpus import Corpus
 from codec.tokens import TokenSpec
+from conditioning.base import Conditioner, LyricsReader
+from conditioning.fuse import blaming
 from plugins import registry
 from plugins.ground.config import build_config
 from plugins.ground.errors import InputError
@@ -30,10 +33,12 @@ from plugins.ground.trainer import (
     training_cost,
     training_device,
 )
+from prior.attention.base import LayerAttention
+from prior.attention.kernels import AUTO
 from prior.checkpoint import read_config, save_prior
 from prior.config import CONDITIONERS, PriorConfig
 from prior.config import preset as complete
-from prior.data import Windows, stack, unigram_surprise
+from prior.data import Windows, identity, stack, unigram_surprise
 from prior.prior import Prior, check_attention
 
 EVALUATED_WINDOWS = 64
@@ -51,6 +56,7 @@ def train_prior(
     init: Path | str | None = None,
     held_out: Sequence[str] = (),
     attention: str = "auto",
+    attention_set: Mapping[str, Any] | None = None,
     recompute: bool = False,
     options: TrainingOptions | None = None,
 ) -> None:
@@ -68,13 +74,16 @@ def train_prior(
         init: folder of a prior to start from; shape and conditioners are its own, and its
             vocabularies grow by the labels of the corpus.
         held_out: patterns of track ids that are only evaluated on.
-        attention: kernel, by registry name.
+        attention: by registry name: a kernel, or attention that has parameters of its own, which
+            then belongs to the prior.
+        attention_set: settings of the latter.
         recompute: hold only each layer's input and compute the rest again (gradient
             checkpointing).
         options: how to train.
 
     Raises:
-        InputError: bad settings, codes of another codec, or `out` holds something else.
+        InputError: bad settings, codes of another codec, metadata that a conditioner reads and the
+            corpus lacks, or `out` holds something else.
     """
     options = options or TrainingOptions()
     data = Corpus(corpus)
@@ -87,10 +96,15 @@ def train_prior(
         chosen = conditioners
         if chosen is None:
             chosen = default_conditioners(data.spec, name, shape)
+        check_columns(chosen, data)
+        if not options.dry_run:
+            check_lyrics(chosen, labels, data.folder)
         records = fit_conditioners(chosen, shape, conditioner_set or {}, labels)
-        config = complete(shape, data.spec, name, records, **_allowed(set or {}))
+        own = own_attention_record(attention, attention_set or {})
+        shaping = {**_allowed(set or {}), "attention": own}
+        config = complete(shape, data.spec, name, records, **shaping)
     else:
-        if preset or set or conditioners or conditioner_set or stream:
+        if preset or set or conditioners or conditioner_set or attention_set or stream:
             raise InputError(
                 "--init brings shape, stream and conditioners, and so does --model: leave out the "
                 "others"
@@ -110,7 +124,7 @@ def train_prior(
     if init is not None:
         fill(prior, prior.adopt(load_weights(init)), init)
     settings = {
-        "corpus": data.fingerprint,
+        "corpus": identity(data, config),
         "prior": config.model_dump(mode="json"),
         "init": init and sha256_of(Path(init) / WEIGHTS),
         "held_out": list(held_out),
@@ -198,9 +212,73 @@ def fit_conditioners(
             key.partition(".")[2]: v for key, v in settings.items() if key.startswith(name + ".")
         }
         base = CONDITIONERS.get(preset, {}).get(name, {})
-        config = cls.fit(build_config(cls.Config, {preset: base}, preset, own), labels)
-        records.append(registry.record(registry.CONDITIONERS, name, config))
+        config = build_config(cls.Config, {preset: base}, preset, own)
+        records.append(_fitted(name, cls, config, labels))
     return records
+
+
+def _fitted(
+    name: str, cls: type[Conditioner], config: BaseModel, labels: Sequence[Mapping[str, Any]]
+) -> registry.PluginRecord:
+    """The record of a conditioner whose vocabularies know these labels."""
+    with blaming(cls, "be fitted to the labels of the corpus"):
+        return registry.record(registry.CONDITIONERS, name, cls.fit(config, labels))
+
+
+def check_columns(names: Sequence[str], corpus: Corpus) -> None:
+    """Refuse conditioners that read metadata which a corpus does not have.
+
+    Raises:
+        InputError: says which column is missing, and for whom.
+    """
+    if not len(corpus):
+        return
+    have = {*corpus.metadata(0), *(f"codes_{stream.name}" for stream in corpus.spec.streams)}
+    for name in names:
+        cls = registry.get(registry.CONDITIONERS, name)
+        for column in cls.reads or ():
+            if column not in have:
+                raise InputError(
+                    f"conditioner {registry.origin(cls)} reads {column!r}, a column that "
+                    f"{corpus.folder} lacks: give {column!r} in metadata.jsonl and tokenize again, "
+                    "or leave that conditioner out"
+                )
+
+
+def check_lyrics(names: Sequence[str], labels: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Refuse to learn how lyrics are sung from music without any.
+
+    Raises:
+        InputError: no track has lyrics, and a conditioner is one that reads them.
+    """
+    if any(str(row.get("lyrics") or "").strip() for row in labels):
+        return
+    for name in names:
+        if issubclass(registry.get(registry.CONDITIONERS, name), LyricsReader):
+            raise InputError(
+                f"no track of {folder} to train on has lyrics, which {name} is to read: give them "
+                "as .lrc or .txt beside the audio, in metadata.jsonl or in tags and tokenize into "
+                "another folder, or leave that conditioner out"
+            )
+
+
+def own_attention_record(name: str, settings: Mapping[str, Any]) -> registry.PluginRecord | None:
+    """The record of attention that has parameters of its own; None for a kernel or "auto".
+
+    Raises:
+        InputError: no attention of that name, a setting that it lacks or refuses, or settings of a
+            kernel, which has none.
+    """
+    cls = None if name == AUTO else registry.get(registry.ATTENTION, name)
+    if cls is not None and issubclass(cls, LayerAttention):
+        config = build_config(cls.Config, {"": {}}, "", settings)
+        return registry.record(registry.ATTENTION, name, config)
+    if settings:
+        raise InputError(
+            f"--attention-set {next(iter(settings))}: kernels have no settings, and {name!r} is "
+            "one: name attention that has parameters of its own"
+        )
+    return None
 
 
 def grown_config(
@@ -209,20 +287,21 @@ def grown_config(
     """The config of a prior with its vocabularies grown by the labels of a corpus.
 
     Raises:
-        InputError: no prior there, or the corpus holds codes of another codec.
+        InputError: no prior there, or the corpus holds codes of another codec or lacks a column.
     """
     config = read_config(init)
     config.spec.require(corpus.spec, str(init), str(corpus.folder))
+    check_columns([kept.name for kept in config.conditioners], corpus)
     records = []
     for kept in config.conditioners:
         cls, settings = registry.restore(registry.CONDITIONERS, kept)
-        records.append(registry.record(registry.CONDITIONERS, kept.name, cls.fit(settings, labels)))
+        records.append(_fitted(kept.name, cls, settings, labels))
     return PriorConfig.model_validate({**config.model_dump(), "conditioners": records})
 
 
 def _allowed(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """Settings, but for those that follow from the corpus or have an option of their own."""
-    for name in ("spec", "stream", "vocab_size", "conditioners"):
+    for name in ("spec", "stream", "vocab_size", "conditioners", "attention"):
         if name in settings:
             raise InputError(f"--set {name}: it follows from the corpus and the other options")
     return settings

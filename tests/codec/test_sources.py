@@ -102,6 +102,58 @@ def test_malformed_metadata(music: Path, name: str, content: bytes, reason: str)
         find_sources([music])
 
 
+LRC = "[ar:Anna]\n[00:00.20]la la\n[00:00.60]lö\n"
+
+
+def test_text_beside_the_audio(music: Path) -> None:
+    (music / "metadata.jsonl").write_text(
+        '{"file_name": "a.wav", "lyrics": "of the table", "year": 1999}\n'
+        '{"file_name": "b.flac", "lyrics": "", "artist": "Béla"}\n'
+    )
+    for name in ("a", "b", "album/c"):
+        (music / f"{name}.lrc").write_bytes(b"\xef\xbb\xbf" + LRC.replace("\n", "\r\n").encode())
+        (music / f"{name}.txt").write_text("plain")
+    (music / "album" / "d.TXT").write_text("\n là là\n", "utf-8")
+    (music / "e.txt").write_text(" \n")
+    (music / "README.txt").write_bytes(b"\xff not about any song")
+    (music / "other.lrc").write_text("no song of this name")
+    found = {source.id: dict(source.metadata) for source in find_sources(music)}
+    timed = {"lyrics": "la la\nlö", "lrc": LRC}
+    assert found == {
+        "a.wav": {"lyrics": "of the table", "year": 1999},
+        "album/c.ogg": timed,
+        "album/d.mp3": {"lyrics": "\n là là\n"},
+        "b.flac": {"artist": "Béla", **timed},
+        "e.wav": {},
+    }
+
+
+def test_times_without_a_word_are_no_lyrics(music: Path) -> None:
+    (music / "a.lrc").write_text("[au: instrumental]\n[00:10.00]\n")
+    (music / "a.txt").write_text("la")
+    found = {source.id: source.metadata for source in find_sources(music)}
+    assert found["a.wav"]["lyrics"] == "la"
+    assert "lrc" not in found["a.wav"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.lrc", b"[00:01.00]la\n\nla\n", r"a\.lrc:3: no time ahead of 'la'"),
+        ("a.lrc", "[00:01.00]là".encode("latin-1"), r"a\.lrc is not UTF-8"),
+        ("a.txt", "là".encode("utf-16"), r"a\.txt is not UTF-8"),
+    ],
+)
+def test_malformed_text_beside_the_audio(
+    music: Path, name: str, content: bytes, reason: str
+) -> None:
+    (music / name).write_bytes(content)
+    with pytest.raises(InputError, match=reason) as caught:
+        find_sources(music)
+    assert str(music / name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("suffix", ["mp3", "wav"])
 def test_id3_tags(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
@@ -128,6 +180,30 @@ def test_vorbis_comments(tmp_path: Path, suffix: str) -> None:
     tagged.save()
     expected = {"artist": "Anna; Béla", "genre": "", "title": "Song", "lyrics": "la la\nla"}
     assert read_tags(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "timed"),
+    [
+        (LRC, True),
+        ("[00:01.00]la", True),
+        ("[00:01.00]la\n[Chorus]\n", False),
+        ("la\n[00:01.00]la", False),
+        ("[ar:Anna]", False),
+    ],
+)
+def test_tags_with_times(tmp_path: Path, written: str, timed: bool) -> None:
+    path = tmp_path / "a.flac"
+    write_audio(path, np.zeros((1, 8000), np.float32), 8000)
+    tagged = mutagen.File(path)
+    tagged["lyrics"] = written
+    tagged.save()
+    found = read_tags(path)
+    if timed:
+        assert found.pop("lrc") == written.strip()
+        assert "[" not in found["lyrics"]
+    assert found == {"artist": "", "genre": "", "title": "", "lyrics": found["lyrics"]}
+    assert timed or found["lyrics"] == written.strip()
 
 
 def test_broken_tags_are_no_tags(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import mutagen
 import numpy as np
 import pytest
 import soundfile
@@ -70,6 +71,50 @@ def test_a_row_for_each_file(music: Path, codec_folder: Path, tmp_path: Path) ->
     assert (rows["a.wav"]["artist"], rows["a.wav"]["bpm"]) == ("Anna", 120.0)
     assert (rows["album/c.ogg"]["live"], rows["b.flac"]["live"]) == (True, None)
     assert len(rows["b.flac"]["audio_sha256"]) == 64
+
+
+LRC = "[00:00.20]la la\n[00:00.60]lo\n"
+
+
+def tag(file: Path, lyrics: str) -> None:
+    tagged = mutagen.File(file)
+    tagged["lyrics"] = lyrics
+    tagged.save()
+
+
+def test_lyrics_come_from_what_is_nearest(music: Path, codec_folder: Path, tmp_path: Path) -> None:
+    """Metadata files, then `.lrc`, then `.txt`, then tags."""
+    (music / "metadata.jsonl").write_text('{"file_name": "b.flac", "lyrics": "table"}\n')
+    for name in ("b.flac", "album/c.ogg"):
+        tag(music / name, LRC.replace("lo", "tag"))
+    (music / "a.lrc").write_text(LRC)
+    (music / "a.txt").write_text("text")
+    (music / "e.txt").write_text("text")
+    outs = [tmp_path / name for name in ("one", "two")]
+    corpus = tokenize_files(music, codec_folder, outs[0], shard_tracks=2)
+    found = {row["id"]: (row["lyrics"], row["lrc"]) for row in corpus.tracks()}
+    assert found == {
+        "a.wav": ("la la\nlo", LRC),
+        "album/c.ogg": ("la la\ntag", LRC.replace("lo", "tag").strip()),
+        "album/d.mp3": ("", None),
+        "b.flac": ("table", None),
+        "e.wav": ("text", None),
+    }
+    assert corpus.manifest.columns == {"lrc": "string"}
+    tokenize_files(music, codec_folder, outs[1], shard_tracks=2, workers=2)
+    tokenize_files(music, codec_folder, outs[1], shard_tracks=2)
+    assert contents(outs[0]) == contents(outs[1])
+
+
+def test_times_in_tags_alone_make_their_column(
+    music: Path, codec_folder: Path, tmp_path: Path
+) -> None:
+    tokenize_files(music / "a.wav", codec_folder, tmp_path / "out")
+    assert "lrc" not in Corpus(tmp_path / "out").manifest.columns
+    tag(music / "b.flac", LRC)
+    corpus = tokenize_files(music, codec_folder, tmp_path / "out")
+    found = {row["id"]: row["lrc"] for row in corpus.tracks()}
+    assert {name for name, written in found.items() if written} == {"b.flac"}
 
 
 def test_a_thousand_files_with_three_bad_ones(
@@ -213,6 +258,8 @@ def test_bad_input_is_one_line(
     (tmp_path / "broken" / "metadata.jsonl").write_text('{"file_name": "a.wav"}\n{"file\n')
     shutil.copytree(music, tmp_path / "taken")
     (tmp_path / "taken" / "metadata.jsonl").write_text('{"file_name": "a.wav", "id": 7}\n')
+    shutil.copytree(music, tmp_path / "timed")
+    (tmp_path / "timed" / "album" / "d.lrc").write_text("[00:01.00]la\n[00:61.00]la\n")
     out = tmp_path / "out"
     for words, reason in (
         ([tmp_path / "nowhere", "--codec", codec_folder, "--out", out], "no such file or folder"),
@@ -221,6 +268,7 @@ def test_bad_input_is_one_line(
         ([music, "--codec", codec_folder, "--out", tmp_path / "mine"], "something other than a"),
         ([tmp_path / "broken", "--codec", codec_folder, "--out", out], "jsonl line 2: not JSON"),
         ([tmp_path / "taken", "--codec", codec_folder, "--out", out], "metadata column 'id'"),
+        ([tmp_path / "timed", "--codec", codec_folder, "--out", out], "d.lrc:2: [00:61.00] is no"),
         ([music, "--codec", codec_folder, "--out", out, "--workers", 0], "--workers"),
     ):
         assert run(*words) == 2

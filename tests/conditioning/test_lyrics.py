@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from codec.tokens import TokenSpec, TokenStream
 from conditioning.base import Provides, Site, Window
-from conditioning.lyrics import LyricsMemory, LyricsPrefix, lyric_window
-from conditioning.text import ALPHABETS
+from conditioning.lyrics import LyricsMemory, LyricsPrefix, lyric_window, token_sung
+from conditioning.text import ALPHABETS, clean
 from plugins.ground.errors import InputError
 from prior.config import preset
 from prior.prior import site_of
@@ -41,8 +41,8 @@ def prefix(**settings) -> LyricsPrefix:
     return LyricsPrefix(LyricsPrefix.Config(**{"tokens": 8, **settings}), SITE)
 
 
-def read(conditioner, lyrics: str | None, start=0, total=SAMPLES) -> list[int]:
-    prepared = conditioner.prepare({"lyrics": lyrics}, Window(start, total))
+def read(conditioner, lyrics: str | None, start=0, total=SAMPLES, **more) -> list[int]:
+    prepared = conditioner.prepare({"lyrics": lyrics, **more}, Window(start, total))
     assert list(prepared) == ["tokens"]
     assert prepared["tokens"].dtype == torch.int64
     return prepared["tokens"].tolist()
@@ -102,6 +102,81 @@ def test_a_window_of_codes_is_one_of_samples():
     assert read(model, lyrics, start=0, total=640 * STREAM.hop_length) == list(range(46, 56))
 
 
+# Windows that follow the words
+
+WORDS = [
+    {"start": 10.0, "end": 14.0, "text": "abcd"},
+    {"start": 20.0, "end": 21.0, "text": "efg"},
+    {"start": 20.5, "end": 22.0, "text": "hi"},
+]
+TEXT = "abcd efg\nhi"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "token"),
+    [(0, 0), (10, 0), (11, 1), (13.9, 3), (14, 4), (17, 4), (17.1, 4), (20, 5), (20.5, 6),
+     (20.99, 7), (21.5, 10), (22, 11), (99, 11)],
+)  # fmt: skip
+def test_the_token_that_is_sung_lies_between_the_times_of_words(seconds, token):
+    assert token_sung(seconds, TEXT, range(len(TEXT)), WORDS) == token
+
+
+def test_words_of_which_nothing_is_read_take_no_place():
+    lyrics = "la ♪ la"
+    sources = clean(lyrics, ALPHABETS["v3"], "anyascii").sources
+    words = [
+        {"start": time, "end": time + 1.0, "text": text}
+        for time, text in zip((0.0, 2.0, 4.0), lyrics.split(), strict=True)
+    ]
+    assert [token_sung(t, lyrics, sources, words) for t in (0.5, 2.0, 3.0, 4.5)] == [1, 3, 3, 5]
+
+
+def test_words_that_are_not_the_lyrics_are_no_guide():
+    sources = range(len(TEXT))
+    assert token_sung(11, TEXT, sources, []) is None
+    assert token_sung(11, TEXT, sources, WORDS[:2]) is None
+    assert token_sung(11, TEXT + " more", sources, WORDS) is None
+    assert token_sung(11, TEXT.upper(), sources, WORDS) is None
+    assert token_sung(11, "", (), []) is None
+
+
+@given(
+    edges=st.lists(st.floats(0, 100), min_size=8, max_size=8),
+    seconds=st.lists(st.floats(-10, 200), min_size=2, max_size=9),
+)
+def test_later_windows_never_go_back_however_words_overlap(edges, seconds):
+    texts = "one two three four"
+    words = [
+        {"start": start, "end": end, "text": text}
+        for start, end, text in zip(edges[::2], edges[1::2], texts.split(), strict=True)
+    ]
+    tokens = [token_sung(s, texts, range(len(texts)), words) for s in sorted(seconds)]
+    assert tokens == sorted(tokens)
+    assert all(0 <= token <= len(texts) for token in tokens)
+
+
+def test_windows_follow_the_words_and_without_them_the_straight_line():
+    """A song of 100 words, all of them sung in its last tenth."""
+    lyrics = " ".join(f"{n:03d}" for n in range(100))
+    rate, hop = SITE.sample_rate, STREAM.hop_length
+    total = 1000 * rate
+    words = [
+        {"start": 900.0 + n, "end": 901.0 + n, "text": text}
+        for n, text in enumerate(lyrics.split())
+    ]
+
+    def window(seconds: float, **more) -> str:
+        start = round(seconds * rate / hop) - CONTEXT // 2
+        tokens = read(prefix(), lyrics, start, total, **more)
+        return "".join(ALPHABETS["v3"][token - 1] for token in tokens)
+
+    assert window(450) == " 044 045"
+    assert window(450, words=words) == "000 001 "
+    assert window(950.1, words=words) == "049 050 "
+    assert window(950.1, words=words[:-1]) == window(950.1) == window(950.1, words=None)
+    assert window(1000, words=words) == " 098 099"
+
+
 # Reading lyrics
 
 
@@ -129,11 +204,13 @@ def test_an_excerpt_leads_back_to_the_original_lyrics():
     model, lyrics = prefix(tokens=6), "Что? ☃ Ещё!"
     excerpt = model.excerpt({"lyrics": lyrics}, Window(0, SAMPLES))
     assert excerpt.tokens == read(model, lyrics)
-    assert excerpt.lyrics.text == "Chto?  Eshche!"
-    read_text = [excerpt.lyrics.text[i] for i in excerpt.indices]
+    cleaned = clean(lyrics, ALPHABETS["v3"], "anyascii")
+    assert cleaned.text == "Chto?  Eshche!"
+    assert excerpt.sources == cleaned.sources
+    read_text = [cleaned.text[i] for i in excerpt.indices]
     assert excerpt.tokens == [ALPHABETS["v3"].index(c) + 1 for c in read_text]
     assert "".join(read_text) == "?  Esh"
-    assert [lyrics[excerpt.lyrics.sources[i]] for i in excerpt.indices] == list("?  Ещщ")
+    assert [lyrics[excerpt.sources[i]] for i in excerpt.indices] == list("?  Ещщ")
 
 
 def test_lyrics_of_which_nothing_is_left_are_refused():
@@ -151,7 +228,52 @@ def test_a_missing_unidecode_is_missed_when_the_conditioner_is_built(monkeypatch
         prefix(transliterate="unidecode")
 
 
-# Alphabets
+@pytest.mark.parametrize("kind", [prefix, memory])
+def test_bytes_read_every_script(kind):
+    model = kind(vocabulary="utf8", tokens=16)
+    lyrics = "Привет, 🎵"
+    expected = [byte + 1 for byte in lyrics.encode()]
+    assert read(model, lyrics) == expected[1:17]  # inside of the first letter and of the last
+    assert read(model, "e\u0301") == [0] * 14 + [0xC3 + 1, 0xA9 + 1]
+    assert model.kinds == 257
+    model.check({"lyrics": "☃"})
+    model.check({"lyrics": ""})
+    condition = model({"tokens": torch.tensor([read(model, lyrics)])})
+    part = condition.prefix if kind is prefix else condition.memory
+    assert part.shape[:2] == (1, 16)
+
+
+def test_an_excerpt_of_bytes_leads_back_to_the_characters():
+    model, lyrics = prefix(vocabulary="utf8", tokens=5), "ё♪"
+    excerpt = model.excerpt({"lyrics": lyrics}, Window(0, SAMPLES))
+    assert [lyrics[excerpt.sources[i]] for i in excerpt.indices] == list("ёё♪♪♪")
+
+
+# Vocabularies
+
+
+def test_vocabularies_are_given_by_name_and_kept_by_name():
+    for name, alphabet in (("openai-v2", "v2"), ("openai-v3", "v3")):
+        config = LyricsPrefix.Config(vocabulary=name)
+        assert config.alphabet == ALPHABETS[alphabet]
+        assert config.model_dump()["vocabulary"] == name
+    assert LyricsPrefix.Config().vocabulary == "openai-v3"
+    assert LyricsPrefix.Config(vocabulary="utf8").alphabet == ""
+    with pytest.raises(ValidationError, match="no 'utf-8', but openai-v2, openai-v3, utf8"):
+        LyricsPrefix.Config(vocabulary="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("alphabet", "vocabulary"),
+    [("v2", "openai-v2"), ("v3", "openai-v3"), *((ALPHABETS[v], f"openai-{v}") for v in ALPHABETS)],
+)
+def test_configs_from_before_there_were_vocabularies_are_read(alphabet, vocabulary):
+    config = LyricsMemory.Config.model_validate({"tokens": 8, "alphabet": alphabet})
+    assert config == LyricsMemory.Config(tokens=8, vocabulary=vocabulary)
+    grown = LyricsMemory.Config.model_validate({"alphabet": ALPHABETS["v3"] + "é"})
+    assert (grown.alphabet, grown.tokens) == (ALPHABETS["v3"] + "é", 512)
+    chosen = LyricsMemory.Config.model_validate({"alphabet": alphabet, "vocabulary": "utf8"})
+    assert chosen.vocabulary == "utf8"
 
 
 def test_fit_appends_new_characters_in_sorted_order_and_keeps_the_old_numbers():
@@ -168,9 +290,13 @@ def test_a_newline_that_the_alphabet_lacks_is_no_control_character():
     assert LyricsPrefix.fit(config, [{"lyrics": "a\tb\nc\x00\x85"}]).alphabet == "ab\t\nc"
 
 
-@pytest.mark.parametrize("transliterate", ["anyascii", "unidecode"])
-def test_a_transliterated_alphabet_stays(transliterate):
-    config = LyricsMemory.Config(transliterate=transliterate)
+@pytest.mark.parametrize(
+    "settings",
+    [{"transliterate": "anyascii"}, {"transliterate": "unidecode"},
+     {"transliterate": "none", "vocabulary": "utf8"}],
+)  # fmt: skip
+def test_a_vocabulary_that_needs_no_more_stays(settings):
+    config = LyricsMemory.Config(**settings)
     assert LyricsMemory.fit(config, [{"lyrics": "Привет"}]) is config
 
 
@@ -213,6 +339,8 @@ def test_configs_round_trip_and_are_strict():
         {"tokens": 0},
         {"alphabet": "aba"},
         {"alphabet": ""},
+        {"vocabulary": {"characters": "aba"}},
+        {"vocabulary": "abc"},
         {"transliterate": "guess"},
         {"loss_weight": -1},
         {"network": {"context": 8}},

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from conditioning.text import (
     ALPHABETS,
     RULES,
+    Characters,
+    Utf8,
     clean,
     numbers,
     plain_name,
@@ -133,6 +135,39 @@ def test_a_missing_unidecode_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "unidecode", None)  # as if it were not installed
     with pytest.raises(InputError, match=r"pip install jukebox-toolkit\[unidecode\]"):
         clean("é", ALPHABETS["v3"], "unidecode")
+
+
+# Vocabularies
+
+
+@pytest.mark.parametrize(("version", "case"), CASES)
+def test_characters_are_numbered_as_published(version, case):
+    vocabulary = Characters(ALPHABETS[version], "anyascii")
+    read = vocabulary.read(case["text"])
+    assert list(read.tokens) == case["tokens"]
+    assert read.sources == clean(case["text"], ALPHABETS[version], "anyascii").sources
+    assert max(read.tokens, default=0) <= vocabulary.size == len(ALPHABETS[version])
+
+
+@given(st.one_of(st.text(max_size=20), composing))
+def test_bytes_are_those_of_the_composed_text_and_lead_back_to_it(text):
+    read = Utf8().read(text)
+    composed = unicodedata.normalize("NFC", text)
+    assert bytes(token - 1 for token in read.tokens).decode() == composed
+    assert all(1 <= token <= Utf8.size for token in read.tokens)
+    assert list(read.sources) == sorted(read.sources)
+    starts = sorted({0, *read.sources})
+    for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+        made = [t for t, at in zip(read.tokens, read.sources, strict=True) if at == start]
+        assert bytes(t - 1 for t in made).decode() == unicodedata.normalize("NFC", text[start:end])
+
+
+def test_bytes_of_one_character_have_one_source():
+    read = Utf8().read("e\u0301\\\n歌🎵")
+    assert bytes(token - 1 for token in read.tokens) == "é\\\n歌🎵".encode()
+    assert read.sources == (0, 0, 2, 3, 4, 4, 4, 5, 5, 5, 5)
+    assert Utf8().read("").tokens == ()
+    assert Utf8().read("\ud800").tokens == (ord("?") + 1,)  # half of a character is none
 
 
 # Names
