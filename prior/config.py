@@ -206,7 +206,7 @@ CONDITIONERS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "5b": {"timing": {"bins": 128, "total_seconds": (60, 600)}},
     "5b_lyrics": {
         "timing": {"bins": 128, "total_seconds": (23.8, 600)},
-        "lyrics_memory": {"tokens": 512, "alphabet": "v2"},
+        "lyrics_memory": {"tokens": 512, "vocabulary": "openai-v2"},
     },
     "1b_lyrics": {"timing": {"bins": 64}, "lyrics_prefix": {"tokens": 384}},
 }

@@ -309,7 +309,7 @@ class LyricsHps(_Group):
             )
         settings: dict[str, Any] = {
             "tokens": self.n_tokens,
-            "alphabet": ALPHABETS[alphabet],
+            "vocabulary": f"openai-{alphabet}",
             "loss_weight": self.prime_loss_fraction,
         }
         if self.single_enc_dec:
