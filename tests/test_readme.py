@@ -34,6 +34,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     music.mkdir()
     for name, source in SONGS.items():
         shutil.copy(ROOT / "examples" / "music" / f"{source}.ogg", music / f"{name}.ogg")
+    (music / "fear.txt").write_text("Words that are not sung\nbut stand beside it\n", "utf-8")
     return folder
 
 
