@@ -54,19 +54,15 @@ def find(name: str) -> type[Command]:
     """The command of that name; no other is imported.
 
     Raises:
-        InputError: there is none (gives the nearest names), or it can't be loaded.
+        InputError: there is none (gives the nearest names), two packages offer it, or it can't be
+            loaded.
     """
-    commands = registry.plugins(registry.COMMANDS)
-    if name not in commands:
-        near = difflib.get_close_matches(name, commands)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(commands)}"
+    known = sorted({plugin.name for plugin in registry.offers(registry.COMMANDS)})
+    if name not in known:
+        near = difflib.get_close_matches(name, known)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}"
         raise InputError(f"no command {name!r}: {hint} (jukebox --help describes them)")
-    command = commands[name].load()
-    if not (isinstance(command, type) and issubclass(command, Command)):
-        raise InputError(
-            f"{name!r} of {commands[name].distribution} {commands[name].version} is no command: "
-            f"{commands[name].target} must be a subclass of plugins.ground.command.Command"
-        )
+    command: type[Command] = registry.get(registry.COMMANDS, name)
     return command
 
 

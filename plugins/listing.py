@@ -1,10 +1,11 @@
 """`jukebox plugins`: what is installed, from whom, and whether it can be used.
 
-It knows groups and names, not what the plugins do.
+It knows groups and names, and which of them can say why they can't be used, not what plugins do.
 """
 
 import sys
 from dataclasses import astuple, dataclass, fields
+from typing import Any
 
 from plugins import registry
 from plugins.ground.command import Command
@@ -28,7 +29,7 @@ class Row:
 
 
 def listing() -> list[Row]:
-    """Every plugin of every group, each imported to see whether it can be; sorted in a group."""
+    """Every plugin of every group, each imported and asked whether it works; sorted in a group."""
     rows = []
     for group in registry.GROUPS:
         offers = sorted(registry.offers(group), key=lambda plugin: plugin.name)
@@ -50,15 +51,44 @@ def listing() -> list[Row]:
 
 def _state(plugin: registry.Plugin) -> str:
     try:
-        plugin.load()
+        found = plugin.load()
     except InputError as error:
-        cause = error.__cause__ or error
-        return " ".join(f"can't be loaded: {type(cause).__name__}: {cause}".split())
-    return READY
+        return _one_line("can't be loaded", error.__cause__)
+    try:
+        reason = _why_not(plugin.group, found)
+    except (Exception, SystemExit) as error:  # whatever a stranger's class raises
+        return _one_line("can't be asked whether it works here", error)
+    return READY if reason is None else " ".join(f"not here: {reason}".split())
+
+
+def _one_line(what: str, error: BaseException | None) -> str:
+    return " ".join(f"{what}: {type(error).__name__}: {error}".split())
+
+
+def _why_not(group: str, found: Any) -> str | None:
+    """Why a plugin that was loaded can't be used on this machine; None if it can.
+
+    Attention is asked about sampling in float32.
+    """
+    if group == registry.ALIGNERS:
+        reason: str | None = found.why_not()
+        return reason
+    if group == registry.ATTENTION:
+        import torch
+
+        from plugins.ground.device import pick_device
+        from prior.attention.base import AttentionKernel, AttentionRequest
+
+        device = pick_device("auto").type
+        request = AttentionRequest(device, torch.float32, "dense", grad=False)
+        asked = found() if issubclass(found, AttentionKernel) else found
+        reason = asked.why_not(request)
+        return reason
+    return None
 
 
 class ListPlugins(Command):
-    """List the plugins that are installed, and whether they can be loaded."""
+    """List the plugins that are installed, and whether they can be used on this machine."""
 
     def cli_cmd(self) -> None:
         """Print the table."""

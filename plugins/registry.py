@@ -9,6 +9,7 @@ import difflib
 import functools
 import importlib
 import importlib.metadata
+import inspect
 import re
 import sys
 import warnings
@@ -62,13 +63,11 @@ class Plugin:
         try:
             found = _import(self.target)
         except (Exception, SystemExit) as error:  # whatever a stranger's module raises on import
-            raise InputError(f"{self} can't be loaded: {type(error).__name__}: {error}") from error
-        bases = BASES[self.group]
-        if not (isinstance(found, type) and issubclass(found, tuple(map(_import, bases)))):
-            raise InputError(
-                f"{self} is not what that group holds: {self.target} must be a subclass of "
-                f"{' or '.join(base.replace(':', '.') for base in bases)}"
-            )
+            said = " ".join(str(error).split())
+            raise InputError(f"{self} can't be loaded: {type(error).__name__}: {said}") from error
+        if wrong := _misfit(found, self.group):
+            said = f"{self.target} {wrong}"
+            raise InputError(f"{self} is not what that group holds: {said}") from TypeError(said)
         return found
 
 
@@ -76,6 +75,23 @@ def _import(target: str) -> Any:
     """The object of "module:attribute"."""
     module, _, attribute = target.partition(":")
     return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+
+
+def _misfit(found: Any, group: str) -> str | None:
+    """What keeps an object from being a plugin of a group; None if it is one."""
+    bases = [_import(base) for base in BASES[group]]
+    kind = [base for base in bases if isinstance(found, type) and issubclass(found, base)]
+    if not kind:
+        names = " or ".join(base.replace(":", ".") for base in BASES[group])
+        return f"must be a subclass of {names}"
+    if missing := sorted(getattr(found, "__abstractmethods__", ())):
+        return f"lacks {', '.join(missing)}"
+    config = getattr(found, "Config", None)
+    if "Config" in inspect.get_annotations(kind[0]) and not (
+        isinstance(config, type) and issubclass(config, BaseModel)
+    ):
+        return "lacks Config, a pydantic model of its settings"
+    return None
 
 
 class PluginRecord(BaseModel):
@@ -103,7 +119,7 @@ def plugins(group: str) -> dict[str, Plugin]:
     for plugin in offers(group):
         found.setdefault(plugin.name, plugin)
     for name in [name for name in found if len(_rivals(group, name)) > 1]:
-        warnings.warn(_dispute(group, name), stacklevel=2)
+        warnings.warn(_dispute(group, name), stacklevel=1)  # one place, so it is said once
         del found[name]
     return dict(sorted(found.items()))
 
@@ -132,9 +148,19 @@ def get(group: str, name: str) -> Any:
 
 def origin(cls: type) -> str:
     """Whose plugin a class is, for messages; its own name if it is nobody's."""
-    target = f"{cls.__module__}:{cls.__qualname__}"
-    found = (plugin for group in GROUPS for plugin in offers(group) if plugin.target == target)
-    return str(next(found, target.replace(":", ".")))
+    everything = (plugin for group in GROUPS for plugin in offers(group))
+    found = (plugin for plugin in everything if _loaded(plugin) is cls)
+    return str(next(found, f"{cls.__module__}.{cls.__qualname__}"))
+
+
+def _loaded(plugin: Plugin) -> Any:
+    """The object of a plugin whose module has been imported; None for others, and broken ones."""
+    if plugin.target.partition(":")[0] not in sys.modules:
+        return None
+    try:
+        return _import(plugin.target)
+    except Exception:
+        return None
 
 
 def _rivals(group: str, name: str) -> list[str]:
@@ -164,19 +190,26 @@ def restore(group: str, kept: PluginRecord) -> tuple[Any, Any]:
     """The class that a checkpoint needs, and its config.
 
     Raises:
-        InputError: the plugin is not installed (names its distribution), or refuses the config.
+        InputError: the plugin is not installed (names its distribution), is offered twice, can't
+            be loaded, has no settings (an attention kernel), or refuses the config.
     """
-    if kept.name not in plugins(group):
+    if not _rivals(group, kept.name):
         raise InputError(
             f"this checkpoint needs {kept.name!r} of group {group}, which "
             f"{kept.distribution or 'an unnamed package'} {kept.version} offered: install it"
         )
     cls = get(group, kept.name)
+    if not hasattr(cls, "Config"):
+        raise InputError(
+            f"{kept.name!r} of group {group} has no settings, so no checkpoint can need it"
+        )
     try:
         return cls, cls.Config.model_validate(kept.config)
     except ValidationError as error:
         raise InputError(
-            f"{kept.name!r} of group {group} does not take this config: {first_problem(error)}"
+            f"{kept.name!r} of group {group} does not take this config, which "
+            f"{kept.distribution or 'an unnamed package'} {kept.version} wrote: "
+            f"{first_problem(error)}"
         ) from error
 
 

@@ -16,7 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conditioning.base import AuxiliaryLoss, Condition, Conditioner, Site, Track, Window
-from conditioning.fuse import fuse
+from conditioning.fuse import (
+    Layout,
+    blaming,
+    condition_of,
+    fuse,
+    layout_of,
+    prepared_by,
+    require_layout,
+)
 from plugins import registry
 from plugins.ground.config import build_config
 from plugins.ground.errors import InputError
@@ -59,6 +67,8 @@ class Prior(nn.Module):
         super().__init__()
         self.config = config
         self.site = site_of(config)
+        self._layouts: dict[str, Layout] = {}
+        """What each conditioner prepared for the first item."""
         self.conditioners = build_conditioners(config) if conditioners is None else conditioners
         provided = [part.provides for _, part in self._parts()]
         self.prefix = sum(p.prefix for p in provided)
@@ -143,20 +153,33 @@ class Prior(nn.Module):
     def prepare(
         self, track: Track, window: Window, rng: np.random.Generator | None = None
     ) -> dict[str, Tensor]:
-        """What all conditioners prepare for one item, as "<conditioner>/<tensor>"."""
-        return {
-            f"{name}/{key}": tensor
-            for name, part in self._parts()
-            for key, tensor in part.prepare(track, window, rng).items()
-        }
+        """What all conditioners prepare for one item, as "<conditioner>/<tensor>".
+
+        Raises:
+            InputError: one can't, or prepares other things than for earlier items.
+        """
+        prepared: dict[str, Tensor] = {}
+        for name, part in self._parts():
+            made = prepared_by(part, track, window, rng)
+            require_layout(part, made, self._layouts.setdefault(name, layout_of(made)))
+            prepared |= {f"{name}/{key}": tensor for key, tensor in made.items()}
+        return prepared
 
     def condition(self, batch: Mapping[str, Tensor]) -> Condition:
-        """The Condition of a batch of `prepare`d tensors [B, ...]; other names are ignored."""
+        """The Condition of a batch of `prepare`d tensors [B, ...]; other names are ignored.
+
+        Raises:
+            InputError: a conditioner makes something else than it announced.
+        """
         made: list[Condition] = []
+        weight = self.embedding.weight
+        dtype = None if torch.is_autocast_enabled(weight.device.type) else weight.dtype
         known = 0  # tokens of the prefixes so far
         for name, part in self._parts():
             own = f"{name}/"
-            one = part({k[len(own) :]: t for k, t in batch.items() if k.startswith(own)})
+            its = {k[len(own) :]: t for k, t in batch.items() if k.startswith(own)}
+            size = len(next(iter((its or batch).values()), weight[:1]))
+            one = condition_of(part, its, self.site, size=size, dtype=dtype)
             if one.prefix is not None:
                 one = replace(one, prefix=one.prefix + known)
                 known += part.provides.prefix_vocab
@@ -358,11 +381,12 @@ def build_conditioners(config: PriorConfig) -> nn.ModuleDict:
     """The conditioners of a config by name, freshly initialised.
 
     Raises:
-        InputError: one is not installed or refuses its config.
+        InputError: one is not installed, refuses its config, or can't be built.
     """
     site = site_of(config)
     built = nn.ModuleDict()
     for record in config.conditioners:
         cls, cls_config = registry.restore(registry.CONDITIONERS, record)
-        built[record.name] = cls(cls_config, site)
+        with blaming(cls, "be built"):
+            built[record.name] = cls(cls_config, site)
     return built

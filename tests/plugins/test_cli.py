@@ -132,7 +132,11 @@ def test_a_command_unlike_any_other_gets_the_whole_list():
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("wreck", "all is lost"), ("function", "is no command")]
+    ("name", "reason"),
+    [
+        ("wreck", "all is lost"),
+        ("function", "must be a subclass of plugins.ground.command.Command"),
+    ],
 )
 def test_a_broken_command_names_its_distribution(stranger, name, reason):
     done = jukebox(name, path=stranger)
@@ -143,35 +147,13 @@ def test_a_broken_command_names_its_distribution(stranger, name, reason):
     assert reason in done.stderr
 
 
-def test_plugins_are_listed_with_their_state(stranger):
-    done = jukebox("plugins", path=stranger)
-    assert done.returncode == 0, done.stderr
-    head, *lines = done.stdout.splitlines()
-    assert head.split() == ["name", "group", "distribution", "version", "state"]
-    rows = {(row[1], row[0]): row[2:] for row in (line.split(maxsplit=4) for line in lines)}
-    ours = [
-        (group, name)
-        for group in registry.GROUPS
-        for name, plugin in registry.plugins(group).items()
-        if plugin.distribution == "jukebox-toolkit"
-    ]
-    assert ours
-    for row in ours:
-        assert rows[row][0] == "jukebox-toolkit"
-        assert rows[row][2].strip() == "ready", row
-    assert rows["jukebox.commands", "shout"][:2] == ["stranger-kit", "2.5"]
-    assert rows["jukebox.commands", "shout"][2].strip() == "ready"
-    state = rows["jukebox.codecs", "wrecked-codec"][2].strip()
-    assert state == "can't be loaded: RuntimeError: all is lost"
-
-
-def test_a_name_that_two_offer_is_shown_with_its_rival(stranger, tmp_path):
+def test_a_command_that_two_offer_is_refused_with_both(stranger, tmp_path):
     info = tmp_path / "rival_kit-1.dist-info"
     info.mkdir()
-    (info / "entry_points.txt").write_text("[jukebox.codecs]\nwrecked-codec = a:b\n")
-    program = "from plugins.listing import listing\nfor row in listing(): print(row)"
-    done = python("-c", program, path=f"{stranger}{os.pathsep}{tmp_path}")
-    rows = [line for line in done.stdout.splitlines() if "wrecked-codec" in line]
-    assert len(rows) == 2
-    assert "rival-kit offers this name too: uninstall one" in rows[0]
-    assert "stranger-kit offers this name too: uninstall one" in rows[1]
+    (info / "entry_points.txt").write_text("[jukebox.commands]\nshout = a:b\n")
+    done = jukebox("shout", "--word", "x", path=f"{stranger}{os.pathsep}{tmp_path}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: two plugins are named 'shout' in jukebox.commands: of stranger-kit and rival-kit; "
+        "uninstall one of them\n"
+    )

@@ -14,18 +14,45 @@ from plugins.ground.errors import InputError
 GROUP = registry.CONDITIONERS
 BUILT_IN = {"artist", "genre", "timing", "codes"}
 
-GOOD = '''
+GOOD = """
+from conditioning.base import Conditioner
 from pydantic import BaseModel, ConfigDict, Field
 
-class Tempo:
-    """A conditioner as far as the registry is concerned."""
+class Whole(Conditioner):
     class Config(BaseModel):
         model_config = ConfigDict(frozen=True, extra="forbid")
         bins: int = Field(8, ge=1)
         names: tuple[str, ...] = ()
-    class Inner:
+    provides = None
+    def prepare(self, track, window, rng=None):
+        return {}
+    def forward(self, batch):
+        return None
+
+class Tempo(Whole):
+    class Inner(Whole):
         pass
-'''
+"""
+WRONG = """
+from conditioning.base import Conditioner
+from pydantic import BaseModel
+
+def function():
+    pass
+
+class Other(BaseModel):
+    pass
+
+class Unfinished(Conditioner):
+    Config = Other
+    provides = None
+
+class Unset(Conditioner):
+    provides = prepare = forward = None
+
+class Oddly(Unset):
+    Config = dict
+"""
 
 
 class Site:
@@ -91,6 +118,7 @@ def test_attributes_may_be_dotted(site):
         ("import no_such_thing_at_all", "broken_module:X", "No module named"),
         ("1 / 0", "broken_module:X", "ZeroDivisionError"),
         ("raise SystemExit(3)", "broken_module:X", "SystemExit: 3"),
+        ("raise RuntimeError('one\\n\\ntwo')", "broken_module:X", "RuntimeError: one two"),
         ("def", "broken_module:X", "SyntaxError"),
         ("", "broken_module:X", "no attribute 'X'"),
         ("", "broken_module", "no attribute ''"),
@@ -105,6 +133,51 @@ def test_a_broken_plugin_harms_only_who_asks_for_it(site, source, target, reason
     with pytest.raises(InputError, match=r"'broken' of group .* broken-kit 0\.3") as caught:
         registry.get(GROUP, "broken")
     assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("function", "must be a subclass of conditioning.base.Conditioner"),
+        ("Other", "must be a subclass of conditioning.base.Conditioner"),
+        ("Unfinished", "lacks forward, prepare"),
+        ("Unset", "lacks Config, a pydantic model of its settings"),
+        ("Oddly", "lacks Config, a pydantic model of its settings"),
+    ],
+)
+def test_what_is_not_what_the_group_holds_is_refused(site, target, reason):
+    site.distribution("odd_kit-0.3.dist-info", entry("odd", f"odd_module:{target}"))
+    site.module("odd_module", WRONG)
+    with pytest.raises(InputError) as caught:
+        registry.get(GROUP, "odd")
+    assert str(caught.value) == (
+        f"'odd' of group {GROUP} from odd-kit 0.3 is not what that group holds: "
+        f"odd_module:{target} {reason}"
+    )
+
+
+def test_a_group_may_hold_two_kinds(site):
+    text = entry("odd", "odd_module:function", registry.ATTENTION)
+    site.distribution("odd_kit-0.3.dist-info", text)
+    site.module("odd_module", WRONG)
+    with pytest.raises(InputError) as caught:
+        registry.get(registry.ATTENTION, "odd")
+    for base in ("AttentionKernel", "LayerAttention"):
+        assert f"prior.attention.base.{base}" in str(caught.value)
+
+
+def test_a_class_is_traced_to_its_distribution(site):
+    text = entry("direct", "origin_module:Tempo") + "again = origin_front:Renamed\n"
+    site.distribution("kit-1.dist-info", text + "broken = origin_front:Nothing\n")
+    site.module("origin_module", GOOD)
+    site.module("origin_front", "from origin_module import Whole as Renamed")
+    tempo = registry.get(GROUP, "direct")
+    assert registry.origin(tempo) == f"'direct' of group {GROUP} from kit 1"
+    assert registry.origin(tempo.__base__) == "origin_module.Whole"  # its front is not imported
+    front = registry.get(GROUP, "again")
+    assert front is tempo.__base__
+    assert registry.origin(front) == f"'again' of group {GROUP} from kit 1"
 
 
 @pytest.mark.parametrize(
@@ -248,11 +321,18 @@ def test_a_missing_plugin_is_named_with_its_distribution():
         registry.restore(GROUP, kept)
 
 
-def test_a_config_that_the_installed_version_refuses_names_the_field():
+def test_a_plugin_that_two_offer_is_not_called_missing(site):
+    site.distribution("rival-1.dist-info", entry("artist", "m:A"))
+    kept = registry.PluginRecord(name="artist", distribution="rival", version="1")
+    with pytest.raises(InputError, match=r"'artist'.*rival and jukebox-toolkit.*uninstall"):
+        registry.restore(GROUP, kept)
+
+
+def test_a_config_that_the_installed_version_refuses_names_the_field_and_who_wrote_it():
     kept = registry.PluginRecord(
-        name="genre", distribution="jukebox-toolkit", version="0", config={"max_words": 0}
+        name="genre", distribution="jukebox-toolkit", version="0.0.1", config={"max_words": 0}
     )
-    with pytest.raises(InputError, match=r"'genre'.*max_words.*greater"):
+    with pytest.raises(InputError, match=r"'genre'.*jukebox-toolkit 0.0.1.*max_words.*greater"):
         registry.restore(GROUP, kept)
 
 
