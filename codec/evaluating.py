@@ -35,7 +35,7 @@ STRETCH_SECONDS = 8.0
 
 
 class StreamFigures(BaseModel):
-    """What one stream keeps, over all tracks."""
+    """What one stream, along with all coarser ones, keeps over all tracks."""
 
     spectral_convergence_db: float | None
     """Mean over tracks that are not silent; None if all are."""
@@ -109,11 +109,17 @@ def evaluate_codec(
 def _evaluate_track(codec: Codec, source: Source, counts: dict[str, Tensor]) -> TrackFigures:
     """One track's figures; its codes are added to `counts`, stream -> [K]."""
     codes, samples = encode_file(codec, source.file)
-    kept = {name: _convergence(codec, source, {name: codes[name]}) for name in codes}
+    kept = {name: _convergence(codec, source, _from(name, codes, codec.spec)) for name in codes}
     for name, stream in codes.items():
         counts[name] += count_codes(stream, len(counts[name])).to(torch.int64).cpu()
     seconds = samples / codec.spec.sample_rate
     return TrackFigures(id=source.id, seconds=seconds, spectral_convergence_db=kept)
+
+
+def _from(stream: str, codes: dict[str, Tensor], spec: TokenSpec) -> dict[str, Tensor]:
+    """The codes of a stream and of all coarser ones, without which some codecs can't decode it."""
+    names = [one.name for one in spec.streams]
+    return {name: codes[name] for name in names[names.index(stream) :]}
 
 
 def _convergence(codec: Codec, source: Source, codes: dict[str, Tensor]) -> float | None:

@@ -4,6 +4,7 @@ It knows codes as integers, not the codec that made them. Shapes:
 B batch, T code positions, U codes of the stream above (T / ratio), D width of the prior.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from codec.encdec import DecoderBlock
-from codec.resnet import ResidualConfig
+from codec.resnet import ResidualConfig, ResidualStack
 from conditioning.base import Condition, Conditioner, Provides, Site, Track, Window
 from plugins.ground.errors import InputError
 
@@ -27,7 +28,7 @@ class UpperCodesConfig(BaseModel):
     width: int = Field(1024, ge=1)
     """Channels of the convolutions."""
     depth: int = Field(16, ge=1)
-    """Residual blocks for each doubling of the rate."""
+    """Residual blocks for each doubling of the rate; of all, where the rates are equal."""
     expansion: float = Field(1.0, gt=0)
     """Channels between the two convolutions of a residual block, over `width`."""
     dilation_growth: int = Field(3, ge=1)
@@ -42,7 +43,7 @@ class UpperCodes(Conditioner):
     """Codes above -> embedding -> dilated convolutions, upsampled to the code rate -> layer norm.
 
     Raises:
-        InputError: there is no stream above, its hop is not 2, 4, 8, … times this stream's, or
+        InputError: there is no stream above, its hop is not 1, 2, 4, … times this stream's, or
             the context is no whole number of its codes.
     """
 
@@ -69,8 +70,7 @@ class UpperCodes(Conditioner):
             dilation_cycle=config.dilation_cycle,
             scaled=config.res_scale,
         )
-        doublings = self.ratio.bit_length() - 1
-        self.network = DecoderBlock(site.width, site.width, doublings, residual)
+        self.network = _network(site.width, self.ratio.bit_length() - 1, residual)
         self.norm = nn.LayerNorm(site.width)
 
     @property
@@ -113,13 +113,26 @@ class UpperCodes(Conditioner):
         return Condition(position=self.norm(upsampled))
 
 
+def _network(width: int, doublings: int, residual: ResidualConfig) -> nn.Module:
+    """[B, D, U] -> [B, D, T], for D = `width`. Without doublings, as between the codebooks of a
+    residual quantiser, a stack of one rate.
+    """
+    if doublings:
+        return DecoderBlock(width, width, doublings, residual)
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    layers["conv_in"] = nn.Conv1d(width, residual.width, 3, padding=1)
+    layers["residual_0"] = ResidualStack(residual)
+    layers["conv_out"] = nn.Conv1d(residual.width, width, 3, padding=1)
+    return nn.Sequential(layers)
+
+
 def _ratio(site: Site) -> int:
     """Codes of the site's stream for each one above."""
     assert site.upper is not None
     ratio, rest = divmod(site.upper.hop_length, site.stream.hop_length)
-    if rest or ratio < 2 or ratio & (ratio - 1):
+    if rest or ratio < 1 or ratio & (ratio - 1):
         raise InputError(
-            f"upper codes need a hop of 2, 4, 8, … times {site.stream.hop_length} (stream "
+            f"upper codes need a hop of 1, 2, 4, … times {site.stream.hop_length} (stream "
             f"{site.stream.name!r}), but stream {site.upper.name!r} has {site.upper.hop_length}"
         )
     if site.context % ratio:

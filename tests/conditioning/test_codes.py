@@ -68,7 +68,7 @@ def test_a_track_without_upper_codes_is_refused(track):
         upper_codes().prepare(track, Window(0, 640))
 
 
-@pytest.mark.parametrize("upper_hop", [8, 24, 20, 4, 100])
+@pytest.mark.parametrize("upper_hop", [24, 20, 4, 100])
 def test_hops_whose_ratio_is_no_power_of_two_are_refused(upper_hop):
     with pytest.raises(InputError, match=f"has {upper_hop}"):
         upper_codes(site(upper_hop=upper_hop))
@@ -84,7 +84,7 @@ def test_a_context_that_ends_within_an_upper_code_is_refused():
         upper_codes(site(context=30))
 
 
-@pytest.mark.parametrize("upper_hop", [16, 32, 64])
+@pytest.mark.parametrize("upper_hop", [8, 16, 32, 64])
 def test_positions_come_out_at_the_rate_of_the_codes(upper_hop):
     model = upper_codes(site(upper_hop=upper_hop))
     assert model.provides == Provides(position=True)
@@ -97,13 +97,15 @@ def test_positions_come_out_at_the_rate_of_the_codes(upper_hop):
 def reach(depth: int, ratio: int) -> int:
     """Codes to each side of an upper code that it can change, with dilations 1, 3, 1, 3, …"""
     dilations = sum(3 ** (i % 2) for i in range(depth))
+    if ratio == 1:
+        return 1 + dilations + 1
     reach, doublings = 1, ratio.bit_length() - 1
     for _ in range(doublings):
         reach = 2 * (reach + dilations) + 1
     return reach
 
 
-@pytest.mark.parametrize("ratio", [2, 4])
+@pytest.mark.parametrize("ratio", [1, 2, 4])
 def test_an_upper_code_changes_the_positions_around_it_and_no_others(ratio):
     where = site(upper_hop=8 * ratio, context=160)
     model = upper_codes(where)
