@@ -146,6 +146,9 @@ class LyricsMemoryConfig(LyricsConfig):
     network: dict[str, Any] = dict(ENCODER)
     """Settings of the encoder's transformer but for its context; those that are not given are the
     published encoder's."""
+    mask_padding: bool = False
+    """Layers don't look at the padding ahead of lyrics that are shorter than `tokens`. Published
+    priors do; without, a prior of songs of any length learns far sooner to look at what is sung."""
 
     @field_validator("network")
     @classmethod
@@ -351,13 +354,17 @@ class LyricsMemory(_Lyrics):
         return Provides(memory=self.config.tokens)
 
     def forward(self, batch: Mapping[str, Tensor]) -> Condition:
-        """Tokens [B, S] -> memory [B, S, D], and the loss of each token given those before."""
+        """Tokens [B, S] -> memory [B, S, D], and the loss of each token given those before.
+
+        With a mask [B, S] of where there are lyrics, if the config says so.
+        """
         tokens = batch["tokens"]
         memory = self.encode(tokens)
         logits = self.output(memory).float()  # [B, S, V]
         surprise = F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
         loss = AuxiliaryLoss("lyrics", surprise, self.config.tokens, self.config.loss_weight)
-        return Condition(memory=memory, losses=(loss,))
+        mask = tokens != PADDING if self.config.mask_padding else None
+        return Condition(memory=memory, memory_mask=mask, losses=(loss,))
 
     def encode(self, tokens: Tensor) -> Tensor:
         """Tokens [B, S] -> [B, S, D]; at each position, what is known of the tokens before."""

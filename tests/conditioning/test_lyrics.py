@@ -19,9 +19,10 @@ from codec.tokens import TokenSpec, TokenStream
 from conditioning.base import Provides, Site, Window
 from conditioning.lyrics import LyricsMemory, LyricsPrefix, lyric_window, token_sung
 from conditioning.text import ALPHABETS, clean
+from plugins import registry
 from plugins.ground.errors import InputError
 from prior.config import preset
-from prior.prior import site_of
+from prior.prior import Prior, site_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 STREAM = TokenStream(name="0", vocab_size=16, hop_length=8)
@@ -420,6 +421,30 @@ def test_a_memory_is_normed_and_predicts_its_own_tokens():
     expected = -logits.log_softmax(-1).gather(-1, tokens[..., None]).mean()
     torch.testing.assert_close(condition.losses[0].mean, expected)
     assert condition.losses[0].weight == 0.2
+
+
+def test_padding_may_be_masked():
+    tokens = torch.tensor([read(memory(), "la la"), read(memory(), "")])
+    assert memory()({"tokens": tokens}).memory_mask is None
+    mask = memory(mask_padding=True)({"tokens": tokens}).memory_mask
+    assert mask.dtype == torch.bool
+    assert mask.tolist() == [[False] * (TOKENS - 5) + [True] * 5, [False] * TOKENS]
+
+
+@pytest.mark.parametrize("lyrics", ["la la", ""])
+def test_a_prior_that_masks_padding_does_not_look_at_it(lyrics):
+    settings = {"tokens": TOKENS, "network": SMALL, "mask_padding": True}
+    config = LyricsMemory.Config(**settings)
+    record = registry.record(registry.CONDITIONERS, "lyrics_memory", config)
+    shape = {"context": CONTEXT, "width": WIDTH, "depth": 2, "patterns": ("row", "memory")}
+    prior = Prior(preset("tiny", SPEC, "0", (record,), **shape))
+    batch = prior.prepare({"lyrics": lyrics}, Window(0, SAMPLES))
+    condition = prior.condition({name: tensor[None] for name, tensor in batch.items()})
+    with torch.no_grad():
+        output = prior(torch.zeros(1, CONTEXT, dtype=torch.int64), condition, record=[1])
+    seen = output.attention[1][0].sum((0, 1)) > 0  # [S]
+    assert seen.tolist() == [False] * (TOKENS - len(lyrics)) + [True] * len(lyrics)
+    assert output.logits.isfinite().all()
 
 
 def test_a_position_knows_the_characters_before_it_only():
