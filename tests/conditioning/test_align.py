@@ -51,7 +51,27 @@ class Steady(Aligner):
             Word(i * each, (i + 1) * each, word, 0.0 if word == "..." else self.config.gain)
             for i, word in enumerate(words)
         ]
+
+class Listening(Steady):
+    """As long as its recordings are bytes."""
+
+    class Config(BaseModel):
+        audio: Path
+
+    def align(self, track, spec):
+        if not (self.config.audio / track["path"]).exists():
+            return f"there is no {track['path']}"
+        seconds = len((self.config.audio / track["path"]).read_bytes())
+        return [Word(0.0, seconds, word, 0.25) for word in track["lyrics"].split()]
+
+class Deaf(Steady):
+    """Needs a library that nobody has."""
+
+    @classmethod
+    def why_not(cls):
+        return "no ears: pip install ears"
 '''
+NAMES = {"steady": "Steady", "listening": "Listening", "deaf": "Deaf"}
 OWN = [{"start": 0.0, "end": 1.0, "text": "mine"}]
 
 
@@ -78,10 +98,11 @@ def corpus(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the aligner `steady`, which is installed now, was asked to do."""
+    """What the aligner `steady`, which is installed now with others, was asked to do."""
     info = tmp_path / "site" / "steady-1.0.dist-info"
     info.mkdir(parents=True)
-    (info / "entry_points.txt").write_text("[jukebox.aligners]\nsteady = steady_module:Steady\n")
+    lines = [f"{name} = steady_module:{cls}" for name, cls in NAMES.items()]
+    (info / "entry_points.txt").write_text("\n".join(["[jukebox.aligners]", *lines, ""]))
     (tmp_path / "site" / "steady_module.py").write_text(STEADY)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     monkeypatch.delitem(sys.modules, "steady_module", raising=False)
@@ -165,6 +186,60 @@ def test_again_aligns_what_is_missing_or_everything(corpus: Path, log: Path) -> 
     assert words(corpus)["c"] == [(0.0, 2.0, "x")]
 
 
+def test_another_aligner_steps_in_where_one_has_a_reason(
+    corpus: Path, log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a").write_bytes(b"....")
+    made = align_corpus(corpus, "listening", {}, audio=tmp_path, fallback="linear")
+    found = words(corpus)
+    assert found["a"] == [(0, 4, "la"), (0, 4, "le"), (0, 4, "li"), (0, 4, "lo")]
+    assert found["b"] == [(0, 2, "(instrumental)")]
+    assert [text for *_, text in found["e"]] == ["la", "..."]
+    assert made.aligned == {"a": 0.25}
+    assert made.instead == {"b": "there is no b", "e": "there is no e"}
+    assert (made.failed, made.there, made.without) == ({}, 1, 1)
+    said = capsys.readouterr().out.splitlines()
+    assert said[:3] == [
+        "a: 4 words, mean confidence 0.25",
+        "b: there is no b; times of 'linear' instead",
+        "e: there is no e; times of 'linear' instead",
+    ]
+    assert said[3].startswith("tracks: 1 aligned, 2 by 'linear' instead, 1 without lyrics, 1 al")
+
+
+def test_who_steps_in_may_have_a_reason_too_or_be_nobody(
+    corpus: Path, log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"log": log, "gain": 0.5}
+    made = align_corpus(corpus, "steady", given, audio=tmp_path, fallback="listening")
+    assert made.failed == {"b": "nobody sings"}
+    assert made.instead == {}
+    assert (
+        "b: not aligned: nobody sings; nor by 'listening': there is no b" in capsys.readouterr().out
+    )
+    done = command(log, corpus, "--aligner", "steady", "--set", f"log={log}", "--fallback", "none")
+    assert done.returncode == 0, done.stderr
+    assert words(corpus)["b"] == []
+    done = command(log, corpus, "--aligner", "steady", "--set", f"log={log}")
+    assert done.returncode == 0, done.stderr
+    assert words(corpus)["b"] == [(0, 2, "(instrumental)")]
+
+
+def test_words_of_the_straight_line_are_not_called_found(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    align_corpus(corpus, "linear")
+    assert capsys.readouterr().out.startswith("a: 4 words, not looked for\n")
+
+
+def test_an_aligner_that_listens_needs_a_corpus_of_recordings(log: Path, tmp_path: Path) -> None:
+    CorpusWriter(tmp_path / "samples", SPEC, {}).append([track("s", "la", path="")])
+    with pytest.raises(
+        InputError, match=r"'listening' listens to recordings, and \S+samples names"
+    ):
+        align_corpus(tmp_path / "samples", "listening", audio=tmp_path)
+
+
 @pytest.mark.parametrize(("at_risk", "done"), [(60, {"a", "b", "c"}), (0, set("abcdefg"))])
 def test_a_kill_loses_nothing_that_was_published(
     tmp_path: Path, log: Path, at_risk: float, done: set[str]
@@ -199,7 +274,18 @@ def test_samples_are_aligned_as_the_parts_of_songs_that_they_were_made_as(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--aligner", "stedy"], "no 'stedy' in jukebox.aligners; there are: attention, steady"),
+        (["--aligner", "stedy"], "no 'stedy' in jukebox.aligners; there are: attention, deaf, lin"),
+        (["--aligner", "deaf"], "aligner 'deaf' can't work here: no ears: pip install ears"),
+        (["--aligner", "listening"], "aligner 'listening' needs 'audio': give --audio or --set"),
+        (["--aligner", "listening", "--audio", "no/where"], "--audio no/where is no folder: give"),
+        (["--aligner", "linear", "--audio", "no/where"], "--audio no/where is no folder: give"),
+        (["--aligner", "linear", "--fallback", "stedy"], "no 'stedy' in jukebox.aligners"),
+        (["--aligner", "linear", "--fallback", "deaf"], "aligner 'deaf' can't work here: no ears"),
+        (
+            ["--aligner", "linear", "--fallback", "lrc", "--set", "audio=x"],
+            "--audio x is no folder",
+        ),
+        (["--aligner", "linear", "--model", "x"], "'linear': no setting 'model' in LinearConfig"),
         (["--aligner", "steady"], "aligner 'steady' needs 'log': give --log or --set log="),
         (["--aligner", "steady", "--set", "log=x", "--layer", "3"], "no setting 'layer' in Config"),
         (

@@ -1,0 +1,1 @@
+"""An aligner that listens to English singing: forced alignment with PocketSphinx."""
