@@ -5,7 +5,7 @@ B batch, T code positions of a window, D width of the prior, S memory or prefix 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -191,6 +191,20 @@ class Word:
     """From 0 to 1."""
 
 
+@dataclass(frozen=True)
+class AlignmentMap:
+    """What an aligner went by: how much each frame of a track has to do with each token of its
+    lyrics. For people to look at."""
+
+    weights: np.ndarray
+    """[F, C] of F frames and C tokens: not negative, on any scale."""
+    seconds: float
+    """Length of a frame."""
+    sources: Sequence[int]
+    """[C], of each token the character of the lyrics as written that it comes from, as in
+    `Excerpt`."""
+
+
 class Aligner(ABC):
     """Finds out when each word of a track's lyrics is sung.
 
@@ -199,6 +213,8 @@ class Aligner(ABC):
     """
 
     Config: ClassVar[type[BaseModel]]
+    map: AlignmentMap | None = None
+    """Of the track that was aligned last, where there is one to show; `align` sets it anew."""
 
     def __init__(self, config: Any) -> None:
         self.config = config

@@ -13,10 +13,11 @@ Name = Annotated[str, Field(min_length=1)]
 class Report(Command):
     """Make a web page of a run: samples to hear and look at, and how the models learned.
 
-    Lyrics whose words have times (jukebox align) light up as they are sung.
+    Lyrics whose words have times (jukebox align) light up as they are sung, beside a map of when
+    each word is sung; align --maps keeps what the aligner went by, and the map shows that too.
     The page, its pictures and the audio it plays are one folder that can be moved or zipped and
-    opened anywhere. Run again, it is written anew. A name that holds a comma goes in quotes:
-    --training '"Prior, level 1"=FOLDER'.
+    opened anywhere, or with --one-file a single file. Run again, it is written anew. A name that
+    holds a comma goes in quotes: --training '"Prior, level 1"=FOLDER'.
     """
 
     out: Path = Field(description="the page, an .html file")
@@ -43,8 +44,10 @@ class Report(Command):
     originals: Path | None = Field(
         None, description="folder of the music that was tokenized, to hear beside the rest"
     )
-
     limit: int = Field(100, ge=1, description="samples to show of each name at most")
+    one_file: bool = Field(
+        False, description="put pictures and audio into the page, so that it is the only file"
+    )
 
     def cli_cmd(self) -> None:
         """Write the page."""
@@ -60,6 +63,7 @@ class Report(Command):
             reconstructions=self.reconstructions,
             originals=self.originals,
             limit=self.limit,
+            one_file=self.one_file,
         )
         print(page)
 

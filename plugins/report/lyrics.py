@@ -56,6 +56,13 @@ STYLE = """
 @media (prefers-reduced-motion: no-preference) {
   .lyrics [data-start] { transition: background .12s, color .12s, box-shadow .12s; }
 }
+@media (min-width: 60rem) {
+  .sung { display: grid; grid-template-columns: minmax(0, 7fr) minmax(0, 4fr); gap: 0 1.5rem; }
+  .sung > * { grid-column: 1 / -1; }
+  .sung > .recordings { grid-column: 1; grid-template-columns: minmax(0, 1fr); }
+  .sung > details { grid-column: 2; }
+  .sung .lyrics { max-height: 42rem; }
+}
 """
 
 

@@ -11,11 +11,17 @@ from typing import TypeAlias
 from codec.audio import read_audio
 from plugins.ground.errors import InputError
 from plugins.ground.progress import Progress
+from plugins.report import alignment, lyrics
 from plugins.report.charts import Chart, charts
-from plugins.report.lyrics import SCRIPT, shown_lyrics
-from plugins.report.lyrics import STYLE as LYRICS_STYLE
 from plugins.report.markup import Content, Markup, join, tag
-from plugins.report.pictures import AUDIO_SIZE, CURVES_SIZE, Scale, draw_audio, draw_curves
+from plugins.report.pictures import (
+    AUDIO_SIZE,
+    CURVES_SIZE,
+    Scale,
+    draw_audio,
+    draw_curves,
+    draw_map,
+)
 from plugins.report.recordings import (
     Card,
     Group,
@@ -54,6 +60,7 @@ def write_report(
     reconstructions: Folders | None = None,
     originals: Path | str | None = None,
     limit: int = 100,
+    one_file: bool = False,
 ) -> Path:
     """Write a page, its pictures, and copies of audio that lies elsewhere.
 
@@ -67,6 +74,7 @@ def write_report(
         reconstructions: decoded audio of tokenized originals by name.
         originals: folder of the music that was tokenized.
         limit: samples to show of each name at most.
+        one_file: the page itself holds all that it needs.
 
     Returns:
         The page.
@@ -74,7 +82,7 @@ def write_report(
     Raises:
         InputError: something named is missing or can't be used, or `out` is another's page.
     """
-    site, found = Site(out), Originals(None if originals is None else Path(originals))
+    site, found = Site(out, one_file), Originals(None if originals is None else Path(originals))
     decoded = {name: Path(folder) for name, folder in (audio or {}).items()}
     for name in decoded:
         if name not in (samples or {}):
@@ -138,9 +146,9 @@ class _Page:
         )
         cards = [card for group in self.groups for card in group.cards]
         sung = any(card.sung and card.words for card in cards)
-        script = tag("script", Markup(SCRIPT)) if sung else None
+        script = tag("script", Markup(lyrics.SCRIPT + alignment.SCRIPT)) if sung else None
         self.site.publish(
-            document(self.title, join(head, tag("main", sections), _footer(), script))
+            document(self.title, join(head, tag("main", sections), self._footer(), script))
         )
 
     def _lead(self) -> str:
@@ -153,11 +161,20 @@ class _Page:
                 "frequencies (upwards) sound when (to the right); the brighter, the louder. All "
                 "pictures share one scale of frequency and loudness."
             )
+        if any(card.sung and card.words for card in cards):
+            parts.append(
+                "Under a picture, on the same axis of time, the alignment map shows when each word "
+                "is sung, from the first at the top to the last; click it to go there."
+            )
         if silent:
             parts.append(f"{silent} of the {len(cards)} below can't be heard yet.")
         if self.runs:
             parts.append("Curves show how each model learned, and how it does on unseen music.")
         return " ".join(parts)
+
+    def _footer(self) -> Markup:
+        parts = "this one file" if self.site.one_file else "one folder: move it whole"
+        return tag("footer", f"Written by jukebox report. Page, pictures and audio are {parts}.")
 
     def _group(self, group: Group) -> Markup:
         left = f"Not shown: {group.left_out} more." if group.left_out else None
@@ -181,8 +198,8 @@ class _Page:
             tag("dl", labels, class_="labels") if labels else None,
             [tag("p", note, class_="note") for note in card.notes],
             tag("div", heard, class_="recordings") if heard else None,
-            shown_lyrics(card.lyrics, card.words, player),
-            class_="wide" if len(heard) > 1 else None,
+            lyrics.shown_lyrics(card.lyrics, card.words, player),
+            class_="wide" if len(heard) > 1 else "wide sung" if player else None,
         )
 
     def _recording(
@@ -200,8 +217,18 @@ class _Page:
             "figure",
             tag("figcaption", caption),
             tag("audio", id=player, controls=True, preload="metadata", src=address),
-            tag("a", image, href=picture),
+            # Browsers open no address that holds a file.
+            image if self.site.one_file else tag("a", image, href=picture),
+            self._map(group, card, recording, player) if player else None,
         )
+
+    def _map(self, group: Group, card: Card, recording: Recording, player: str) -> Markup:
+        behind = None
+        if card.map is not None:
+            path = self.site.picture(group.name, card.heading, "map")
+            draw_map(path, card.map.levels.T)
+            behind = self.site.address(path), card.map.seconds
+        return alignment.alignment_map(card.lyrics, card.words, player, recording.seconds, behind)
 
     def _picture(self, group: Group, card: Card, recording: Recording) -> str:
         """Address of the picture of a recording; the same stretch is drawn once."""
@@ -294,7 +321,7 @@ def document(title: str, body: Content) -> str:
         tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
         Markup(GENERATOR),
         tag("title", title),
-        tag("style", Markup(STYLE + LYRICS_STYLE)),
+        tag("style", Markup(STYLE + lyrics.STYLE + alignment.STYLE)),
     )
     return f"<!doctype html>\n{tag('html', head, tag('body', body), lang='en')}\n"
 
@@ -309,10 +336,3 @@ def _number(figure: str, points: list[tuple[float, float]] | None) -> str:
 
 def _image(address: str, alt: str, size: tuple[int, int]) -> Markup:
     return tag("img", src=address, alt=alt, width=str(size[0]), height=str(size[1]), loading="lazy")
-
-
-def _footer() -> Markup:
-    return tag(
-        "footer",
-        "Written by jukebox report. Page, pictures and audio are one folder: move it whole.",
-    )

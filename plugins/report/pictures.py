@@ -24,6 +24,7 @@ ROWS, COLUMNS = 200, 900
 AUDIO_SIZE, CURVES_SIZE = (960, 435), (900, 480)
 """Width and height of the pictures, in pixels; two for each that most pages give them."""
 DPI = 150
+MATPLOTLIB = "pictures need matplotlib: pip install 'jukebox-toolkit[report]'"
 FRAMES = 256
 """Frames that are transformed at a time."""
 
@@ -151,6 +152,29 @@ def draw_curves(path: Path, lines: Sequence[Line], unit: str, dark: bool) -> Non
         axes.legend(frameon=False, fontsize=9, labelcolor=ink)
 
 
+def draw_map(path: Path, levels: np.ndarray) -> None:
+    """Publish levels as a picture without margins, a pixel each.
+
+    Args:
+        path: of the PNG.
+        levels: [R, M] uint8, top row first; 255 is brightest.
+
+    Raises:
+        InputError: matplotlib is not installed, or the picture can't be written.
+    """
+    try:
+        from matplotlib import colormaps
+        from PIL import Image
+    except ImportError as error:
+        raise InputError(MATPLOTLIB) from error
+    # Weak attention is most of it; under a straight scale it would be black.
+    colours = colormaps["magma"](np.sqrt(np.linspace(0, 1, 256)), bytes=True)[:, :3]
+    picture = Image.fromarray(levels)
+    picture.putpalette(colours.tobytes())
+    with published(path) as partial:
+        picture.save(partial, optimize=True)
+
+
 def _draw_line(axes: "Axes", line: Line, colour: str) -> None:
     steps = [step for step, _ in line.points]
     values = [value for _, value in line.points]
@@ -235,9 +259,7 @@ def _picture(path: Path, size: tuple[int, int], background: str) -> "Iterator[Fi
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError(
-            "pictures need matplotlib: pip install 'jukebox-toolkit[report]'"
-        ) from error
+        raise InputError(MATPLOTLIB) from error
     # A person's own style file must not change the page.
     with style.context("default"), published(path) as partial:
         figure = Figure(figsize=(size[0] / DPI, size[1] / DPI), dpi=DPI, facecolor=background)

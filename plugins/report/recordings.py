@@ -16,6 +16,7 @@ from codec.corpus import Corpus
 from codec.decoding import DECODED, Decoded
 from codec.rows import CODES
 from codec.tokens import TokenSpec
+from conditioning.maps import Picture, read_map
 from plugins.ground.errors import InputError
 from plugins.ground.files import read_json
 
@@ -61,6 +62,8 @@ class Card:
     recordings: tuple[Recording, ...] = ()
     sung: Recording | None = None
     """The one of them that the words' times belong to."""
+    map: Picture | None = None
+    """What the aligner of the words went by, if that was kept."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ def read_samples(
     """
     samples, decodings = Corpus(corpus), Decodings(audio)
     rows = list(islice(samples.tracks(), limit))
-    cards = tuple(_sample(row, samples.spec, decodings, originals) for row in rows)
+    cards = tuple(_sample(row, samples, decodings, originals) for row in rows)
     return Group(name, _intro(rows, samples.spec), cards, len(samples) - len(cards))
 
 
@@ -164,7 +167,7 @@ def read_songs(name: str, corpus: Path, originals: Originals, limit: int) -> Gro
     if originals.folder is None:
         raise InputError(f"--songs {name} are played from the music itself: give --originals")
     rows = islice(songs.tracks(), limit)
-    cards = tuple(_song(row, songs.spec, originals) for row in rows)
+    cards = tuple(_song(row, songs, originals) for row in rows)
     intro = "Real music. Lyrics that were aligned light up as they are sung."
     return Group(name, intro, cards, len(songs) - len(cards))
 
@@ -197,8 +200,8 @@ def read_reconstructions(name: str, audio: Path, originals: Originals, limit: in
     )
 
 
-def _song(row: Mapping[str, Any], spec: TokenSpec, originals: Originals) -> Card:
-    seconds = row["num_samples"] / spec.sample_rate
+def _song(row: Mapping[str, Any], songs: Corpus, originals: Originals) -> Card:
+    seconds = row["num_samples"] / songs.spec.sample_rate
     heard, missing = originals.recording(row["id"], "The recording", seconds)
     return Card(
         row["id"],
@@ -209,12 +212,14 @@ def _song(row: Mapping[str, Any], spec: TokenSpec, originals: Originals) -> Card
         words=_words(row),
         recordings=(heard,) if heard else (),
         sung=heard,
+        map=_map(row, songs),
     )
 
 
 def _sample(
-    row: Mapping[str, Any], spec: TokenSpec, decodings: Decodings, originals: Originals
+    row: Mapping[str, Any], samples: Corpus, decodings: Decodings, originals: Originals
 ) -> Card:
+    spec = samples.spec
     seconds = row["num_samples"] / spec.sample_rate
     prompt, prompt_seconds = _prompt(row, spec)
     labels = {**_labels(row), "length": f"{seconds:.1f} s"}
@@ -227,11 +232,25 @@ def _sample(
         )
     notes = tuple(filter(None, (_unfinished(row, spec), gone, missing)))
     heard = tuple(filter(None, (made, real)))
-    return Card(row["id"], labels, made is not None, notes, row["lyrics"], _words(row), heard, made)
+    return Card(
+        row["id"],
+        labels,
+        made is not None,
+        notes,
+        row["lyrics"],
+        _words(row),
+        heard,
+        made,
+        _map(row, samples),
+    )
 
 
 def _words(row: Mapping[str, Any]) -> tuple[TimedWord, ...]:
     return tuple(TimedWord(word["start"], word["end"], word["text"]) for word in row["words"])
+
+
+def _map(row: Mapping[str, Any], corpus: Corpus) -> Picture | None:
+    return read_map(corpus.folder, row["id"], row["lyrics"]) if row["words"] else None
 
 
 def _labels(row: Mapping[str, Any]) -> dict[str, str]:

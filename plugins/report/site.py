@@ -1,12 +1,14 @@
 """The folder of a page: names for its files, addresses relative to it, copies of audio.
 
-It knows files, not what the page shows.
+Or the page is the only file, and holds all the others. It knows files, not what the page shows.
 """
 
+import base64
 import filecmp
 import os
 import re
 import shutil
+import tempfile
 import unicodedata
 from pathlib import Path
 from urllib.parse import quote
@@ -16,6 +18,8 @@ from plugins.ground.files import published
 
 PICTURES, COPIES = "pictures", "media"
 GENERATOR = '<meta name="generator" content="jukebox report">'
+KINDS = {".png": "image/png", ".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg"}
+KINDS |= {".ogg": "audio/ogg", ".oga": "audio/ogg", ".opus": "audio/ogg"}
 
 
 class Site:
@@ -23,16 +27,19 @@ class Site:
 
     Args:
         page: the .html file; everything that it needs ends up in or below its folder.
+        one_file: everything that it needs ends up in the file itself.
 
     Raises:
         InputError: it is not an .html file, or somebody else's page.
     """
 
-    def __init__(self, page: Path | str) -> None:
+    def __init__(self, page: Path | str, one_file: bool = False) -> None:
         self.page = Path(page)
         if self.page.suffix.lower() not in {".html", ".htm"} or self.page.is_dir():
             raise InputError(f"can't write a page to {page}: give an .html file, as out/index.html")
-        self.folder = self.page.parent
+        self.one_file = one_file
+        self._scratch = tempfile.TemporaryDirectory() if one_file else None
+        self.folder = Path(self._scratch.name) if self._scratch else self.page.parent
         self._names: set[str] = set()
         self._copies: dict[Path, str] = {}
         try:
@@ -60,9 +67,13 @@ class Site:
     def address(self, file: Path) -> str:
         """Address of a file for the page; one that lies elsewhere is copied below its folder.
 
+        In a page that is the only file, the address holds the file.
+
         Raises:
             InputError: it can't be read, or the copy can't be written.
         """
+        if self._scratch:
+            return _held(file)
         source, root = file.resolve(), self.folder.resolve()
         if source.is_relative_to(root):
             return quote(os.fsencode(source.relative_to(root).as_posix()))
@@ -75,6 +86,16 @@ class Site:
         """Write the page itself, last, so that all it names is there."""
         with published(self.page) as partial:
             partial.write_text(html, "utf-8")
+
+
+def _held(file: Path) -> str:
+    """An address that holds a file (RFC 2397)."""
+    try:
+        content = base64.b64encode(file.read_bytes()).decode("ascii")
+    except OSError as error:
+        raise InputError(f"can't read {file}: {error.strerror}") from error
+    kind = KINDS.get(file.suffix.lower(), "application/octet-stream")
+    return f"data:{kind};base64,{content}"
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -1,5 +1,6 @@
-"""Lyrics on the page: their words with times, and what a browser makes of them."""
+"""Lyrics on the page: their words with times, the map of them, and what a browser makes of it."""
 
+import base64
 import html
 import http.server
 import json
@@ -9,10 +10,12 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
+import matplotlib.image
 import numpy as np
 import pytest
 
@@ -20,6 +23,8 @@ from codec.audio import write_audio
 from codec.corpus import Corpus, CorpusWriter
 from codec.decoding import decode_corpus
 from codec.tokenizing import tokenize_files
+from conditioning.base import AlignmentMap
+from conditioning.maps import map_file, write_map
 from plugins.ground.errors import InputError
 from plugins.report.page import write_report
 
@@ -120,11 +125,113 @@ def test_words_that_another_program_split_otherwise(run: Path, tmp_path: Path) -
     assert [text for _, _, text in spans(page)] == ["One two", "four"]
 
 
+def bars(page: str) -> list[tuple[str, float, float, int, int]]:
+    """Text, start, length, first character and characters of each bar of the maps."""
+    found = re.findall(
+        r'<rect x="([\d.]+)" width="([\d.]+)" y="(\d+)" height="(\d+)"><title>(.*?)</title>', page
+    )
+    return [
+        (html.unescape(title), float(x), float(width), int(y), int(height))
+        for x, width, y, height, title in found
+    ]
+
+
+def test_the_map_has_a_bar_for_each_word_where_it_is_in_time_and_text(
+    run: Path, tmp_path: Path
+) -> None:
+    page = songs(run, tmp_path / "index.html")
+    player, box = re.findall(r'data-map="([^"]+)".*?viewBox="0 0 ([^"]+)"', page)[0]
+    assert f'<audio id="{player}"' in page
+    assert box == f"2.000 {len(LYRICS)}"
+    assert f'<line class="straight" x1="0" y1="0" x2="2.000" y2="{len(LYRICS)}">' in page
+    shown = bars(page)
+    assert len(shown) == len(WORDS)
+    for (start, end, word), (title, x, width, y, height) in zip(WORDS, shown, strict=True):
+        assert title == f"{word}, {start:.1f} s"
+        assert (x, width) == (start, pytest.approx(end - start))
+        assert LYRICS[y : y + height] == word
+    labels = re.findall(r'<span style="top:[^"]*">(.*?)</span>', page)
+    assert [html.unescape(label) for label in labels] == ["One <two>", '"three" four', "five"]
+    assert "<image" not in page  # nobody kept what the aligner went by
+
+
+def kept(run: Path, folder: Path) -> Path:
+    """A corpus as in the run, with a map in which each character is looked at for as long."""
+    shutil.copytree(run / "tokens", folder)
+    weights = np.eye(len(LYRICS), dtype=np.float32)
+    write_map(folder, "song.wav", LYRICS, AlignmentMap(weights, 0.1, range(len(LYRICS))))
+    return folder
+
+
+def test_what_the_aligner_went_by_is_behind_the_bars(run: Path, tmp_path: Path) -> None:
+    tokens = kept(run, tmp_path / "tokens")
+    page = songs(run, tmp_path / "p" / "index.html", songs={"Songs": tokens})
+    ((address, width, height),) = re.findall(
+        r'<image href="([^"]+)" width="([^"]+)" height="([^"]+)" preserveAspectRatio="none">', page
+    )
+    assert (float(width), int(height)) == (pytest.approx(0.1 * len(LYRICS)), len(LYRICS))
+    pixels = matplotlib.image.imread(tmp_path / "p" / address)[..., :3].sum(2)
+    assert pixels.shape == (len(LYRICS), len(LYRICS))
+    assert np.array_equal(pixels > 2, np.eye(len(LYRICS), dtype=bool))
+    assert page.index("<image") < page.index("<rect")
+    assert "what the aligner went by" in page
+
+
+def test_words_split_otherwise_have_bars_but_nothing_behind(run: Path, tmp_path: Path) -> None:
+    tokens = kept(run, tmp_path / "tokens")
+    split = [{"start": 0.0, "end": 0.5, "text": "One two"}, {"start": 1, "end": 2, "text": "four"}]
+    writer = CorpusWriter(tokens, Corpus(tokens).spec, Corpus(tokens).settings)
+    writer.set_words(0, {"song.wav": split})
+    page = songs(run, tmp_path / "p" / "index.html", songs={"Songs": tokens})
+    assert bars(page) == [("One two, 0.0 s", 0.0, 0.5, 0, 7), ("four, 1.0 s", 1.0, 1.0, 8, 4)]
+    assert "<image" not in page
+
+
+def test_a_damaged_map_is_one_line_and_no_page(run: Path, tmp_path: Path) -> None:
+    tokens = kept(run, tmp_path / "tokens")
+    path = map_file(tokens, "song.wav")
+    path.write_bytes(path.read_bytes()[:100])
+    arguments = ["--songs", f"S={tokens}", "--originals", str(run / "music")]
+    done = subprocess.run(
+        [sys.executable, "-m", "plugins.report.command", "--out", f"{tmp_path}/i.html", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {path}, the alignment map of song.wav, is damaged: ")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "i.html").exists()
+
+
+def test_one_file_holds_everything(run: Path, tmp_path: Path) -> None:
+    tokens = kept(run, tmp_path / "tokens")
+    out = tmp_path / "p" / "index.html"
+    page = songs(run, out, songs={"Songs": tokens}, one_file=True)
+    assert list(out.parent.iterdir()) == [out]
+    addresses = re.findall(r' (?:src|href|srcset)="([^"]+)"', page)
+    held = [address for address in addresses if not address.startswith("#")]
+    assert all(address.startswith("data:") for address in held)
+    kinds = sorted(address.split(";")[0] for address in held)
+    assert kinds == ["data:audio/wav"] * 2 + ["data:image/png"] * 3
+    sounds = [base64.b64decode(a.split(",")[1]) for a in held if a.startswith("data:audio")]
+    assert (run / "music" / "song.wav").read_bytes() in sounds
+    assert "this one file" in page
+    songs(run, out)  # its own page again, as a folder
+    assert (out.parent / "media" / "song.wav").exists()
+
+
 PROBE = """
 <script>
 (async () => {
-  const audio = document.querySelector("audio[id]"), said = [];
+  const audio = document.querySelector("audio[id]"), said = [], marked = [];
   const lit = () => [...document.querySelectorAll("[aria-current]")].map((w) => w.textContent);
+  const chart = document.querySelector(".map svg"), box = chart.getBoundingClientRect();
+  const head = () => {
+    const place = document.querySelector(".playhead").getBoundingClientRect();
+    return (place.left + place.width / 2 - box.left) / box.width;
+  };
+  const bright = () => [...document.querySelectorAll(".now title")].map((t) => t.textContent);
   const after = (act) => new Promise((done) => {
     audio.addEventListener("seeked", () => setTimeout(done, 50), { once: true });
     act();
@@ -133,8 +240,13 @@ PROBE = """
   for (const time of [0.3, 0.1, 0.5, 0.8, 1.2, 1.7, 1.95]) {
     await after(() => { audio.currentTime = time; });
     said.push([time, ...lit()]);
+    marked.push([head(), ...bright()]);
   }
   await after(() => document.querySelectorAll("[data-start]")[3].click());
+  said.push([audio.currentTime, ...lit()]);
+  await after(() => chart.dispatchEvent(new MouseEvent(
+    "click", { clientX: box.left + 0.325 * box.width, clientY: box.bottom - 2, bubbles: true }
+  )));
   said.push([audio.currentTime, ...lit()]);
   audio.muted = true;
   const seen = [];
@@ -145,7 +257,7 @@ PROBE = """
   audio.pause();
   clearInterval(watch);
   said.push([...new Set(seen)]);
-  await fetch("WHERE", { method: "POST", mode: "no-cors", body: JSON.stringify(said) });
+  await fetch("WHERE", { method: "POST", mode: "no-cors", body: JSON.stringify([said, marked]) });
 })();
 </script>
 """
@@ -181,14 +293,20 @@ def hear(page: Path, profile: Path) -> Any:
 
 
 @pytest.mark.skipif(not BROWSER, reason="no browser here")
-def test_a_browser_lights_the_word_that_is_sung(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("one_file", [False, True])
+def test_a_browser_lights_the_word_that_is_sung_and_marks_it_on_the_map(
+    run: Path, tmp_path: Path, one_file: bool
+) -> None:
     page = tmp_path / "index.html"
-    songs(run, page)
-    *sought, clicked, played = hear(page, tmp_path / "browser")
+    songs(run, page, one_file=one_file)
+    (*sought, clicked, pointed, played), marked = hear(page, tmp_path / "browser")
     first, no_time, third, fourth, fifth = (text for _, _, text in WORDS)
-    assert sought == [
-        [0.3, first], [0.1], [0.5], [0.8, third], [1.2, fourth], [1.7, fifth], [1.95]
-    ]  # fmt: skip
+    times = [0.3, 0.1, 0.5, 0.8, 1.2, 1.7, 1.95]
+    lit = [[first], [], [], [third], [fourth], [fifth], []]
+    assert sought == [[time, *words] for time, words in zip(times, lit, strict=True)]
+    assert [head for head, *_ in marked] == [pytest.approx(time / 2, abs=0.01) for time in times]
+    assert [[title.split(",")[0] for title in titles] for _, *titles in marked] == lit
     assert clicked == [1, fourth]
+    assert pointed == [pytest.approx(0.65, abs=0.02)]  # no word there
     assert played[:2] == [first, third]
     assert no_time not in played
