@@ -5,8 +5,7 @@ what goes wrong in one ends in a line that says whose it is. It does not know wh
 with a Condition. Shapes: B batch, T code positions, S memory or prefix positions, D width.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,22 +20,6 @@ Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 """Names, shapes and dtypes of tensors."""
 
 
-@contextmanager
-def blaming(cls: type[Conditioner], doing: str) -> Iterator[None]:
-    """Whatever a conditioner raises, in one line that says whose it is.
-
-    Raises:
-        InputError: that line, or what the conditioner itself has to say about bad input.
-    """
-    try:
-        yield
-    except (InputError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise InputError(f"conditioner {registry.origin(cls)} can't {doing}: {said}") from error
-
-
 def prepared_by(
     part: Conditioner, track: Track, window: Window, rng: np.random.Generator | None = None
 ) -> dict[str, Tensor]:
@@ -45,7 +28,7 @@ def prepared_by(
     Raises:
         InputError: it can't, or gives something else than tensors by name.
     """
-    with blaming(type(part), f"prepare track {track.get('id', '')!r}"):
+    with registry.blaming(type(part), f"prepare track {track.get('id', '')!r}"):
         made: Any = part.prepare(track, window, rng)
     if not isinstance(made, Mapping):
         raise InputError(f"{_whose(part)} prepared {_told(made)}, not tensors by name")
@@ -96,7 +79,7 @@ def condition_of(
     Raises:
         InputError: it can't, or made something else than it announced (says both).
     """
-    with blaming(type(part), "make a Condition"):
+    with registry.blaming(type(part), "make a Condition"):
         made: Any = part(batch)
     if not isinstance(made, Condition):
         raise InputError(f"{_whose(part)} made {_told(made)}, not a Condition")

@@ -13,9 +13,10 @@ import torch
 
 from codec.tokens import TokenSpec
 from conditioning.base import Conditioner, LyricsReader, Window
-from conditioning.fuse import blaming
+from plugins import registry
 from plugins.ground.device import pick_device, pick_dtype
 from plugins.ground.errors import InputError
+from prior.attention.kernels import AUTO
 from prior.checkpoint import read_config
 from prior.config import PriorConfig
 from prior.engine import Engine
@@ -43,7 +44,21 @@ class Job:
         self._check_streams()
         self._check_labels()
         for _, config in self.folders.values():
-            check_attention(options.attention, config, self.device, self.dtype, grad=False)
+            name = self.attention_of(config)
+            check_attention(name, config, self.device, self.dtype, grad=False)
+
+    def attention_of(self, config: PriorConfig) -> str:
+        """How one of several priors attends: one name rarely fits both those that own their
+        attention and those that don't, so it goes to those that it fits.
+        """
+        name = self.options.attention
+        configs = [other for _, other in self.folders.values()]
+        owners = {other.attention.name for other in configs if other.attention}
+
+        def fits(other: PriorConfig) -> bool:
+            return other.attention.name == name if other.attention else name not in owners
+
+        return AUTO if any(map(fits, configs)) and not fits(config) else name
 
     def _check_streams(self) -> None:
         """Every stream needs the one above it, whole."""
@@ -80,7 +95,7 @@ class Job:
                 read |= set(typed) if part.reads is None else set(part.reads)
             try:
                 for part, item in itertools.product(parts, self.items):
-                    with blaming(type(part), "read these labels"):
+                    with registry.blaming(type(part), "read these labels"):
                         part.check({label: item.row[label] for label in typed})
             except InputError as error:
                 told = isinstance(part, LyricsReader) and self.options.lyrics
@@ -105,7 +120,7 @@ class Job:
             return
         total = item.total(self.spec, self.options)
         for reader in (part for part in parts if isinstance(part, LyricsReader)):
-            with blaming(type(reader), "read these lyrics"):
+            with registry.blaming(type(reader), "read these lyrics"):
                 excerpt = reader.excerpt(item.told(), Window(0, total))
             if (missed := excerpt.indices[0]) > 0:
                 length, seen = len(excerpt.sources), len(excerpt.indices)

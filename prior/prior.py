@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from conditioning.base import AuxiliaryLoss, Condition, Conditioner, Site, Track, Window
 from conditioning.fuse import (
     Layout,
-    blaming,
     condition_of,
     fuse,
     layout_of,
@@ -347,14 +346,18 @@ def check_attention(
     own = config.attention
     if own is not None and name not in (AUTO, own.name):
         raise InputError(
-            f"this prior attends with {own.name!r}, whose parameters it has learned: "
-            f"{name!r} can't stand in for it"
+            f"the prior of stream {config.stream} attends with {own.name!r}, whose parameters it "
+            f"has learned: {name!r} can't stand in for it"
         )
     for pattern in set(config.patterns):
         request = AttentionRequest(device.type, dtype, pattern, grad)
         if own is None or pattern == "memory":
             choose(AUTO if own else name, request)
-        elif reason := registry.restore(registry.ATTENTION, own)[0].why_not(request):
+            continue
+        cls = registry.restore(registry.ATTENTION, own)[0]
+        with registry.blaming(cls, "say what it can serve"):
+            reason = cls.why_not(request)
+        if reason:
             raise InputError(f"attention {own.name!r} can't serve this: {reason}")
 
 
@@ -387,6 +390,6 @@ def build_conditioners(config: PriorConfig) -> nn.ModuleDict:
     built = nn.ModuleDict()
     for record in config.conditioners:
         cls, cls_config = registry.restore(registry.CONDITIONERS, record)
-        with blaming(cls, "be built"):
+        with registry.blaming(cls, "be built"):
             built[record.name] = cls(cls_config, site)
     return built

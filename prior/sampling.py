@@ -86,6 +86,7 @@ class Sampler:
         job = Job(priors, options)
         self.options, self.folders, self.spec = options, job.folders, job.spec
         self.device, self.dtype, self.items, self.draws = job.device, job.dtype, job.items, draws
+        self.attention_of = job.attention_of
         self.writer = CorpusWriter(out, self.spec, settings=self._settings())
         if len(self.writer):
             self._take_up(Corpus(out))
@@ -139,7 +140,7 @@ class Sampler:
         """A prior to sample from; where it can't be had, nothing is left of a job not begun."""
         try:
             prior = load_prior(folder, self.device, self.dtype)
-            prior.use_attention(self.options.attention)
+            prior.use_attention(self.attention_of(prior.config))
         except InputError:
             self.writer.abandon()
             raise

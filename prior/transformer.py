@@ -5,7 +5,6 @@ B batch, T positions, S positions of a memory, W width, H heads, D width of a he
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -52,7 +51,8 @@ class Attention(nn.Module):
         q, k, v = _split(self.qkv(x), 3, self.heads)
         if self.own is None:
             return self.out(_join(attend(q, k, v, self.pattern)))
-        with _blaming(type(self.own), self.pattern, q):
+        where = f"pattern {self.pattern.name!r} on {q.device.type} in {q.dtype}"
+        with registry.blaming(type(self.own), f"serve {where}"):
             mixed = attend(q, k, v, self.pattern)
             if mixed.shape != q.shape:
                 raise TypeError(f"it made {list(mixed.shape)} of {list(q.shape)}")
@@ -235,30 +235,9 @@ def own_attention(config: TransformerConfig, pattern: SelfPattern) -> LayerAtten
             "--attention, not as a setting"
         )
     site = LayerSite(config.heads, config.attention_width // config.heads, pattern)
-    with _blaming(cls, pattern):
+    with registry.blaming(cls, f"serve pattern {pattern.name!r}"):
         built: LayerAttention = cls(settings, site)
     return built
-
-
-@contextmanager
-def _blaming(
-    cls: type[LayerAttention], pattern: Pattern, q: Tensor | None = None
-) -> Iterator[None]:
-    """Whatever a layer's own attention raises, in one line that says whose it is.
-
-    Raises:
-        InputError: that line, or what the attention itself has to say about bad input.
-    """
-    try:
-        yield
-    except (InputError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        where = "" if q is None else f" on {q.device.type} in {q.dtype}"
-        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise InputError(
-            f"attention {registry.origin(cls)} can't serve pattern {pattern.name!r}{where}: {said}"
-        ) from error
 
 
 def _pattern(config: TransformerConfig, layer: int) -> Pattern:

@@ -7,9 +7,7 @@ of a head, Z null keys of the pattern.
 """
 
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -130,33 +128,46 @@ def choose(name: str, request: AttentionRequest) -> AttentionKernel:
     Raises:
         InputError: no such kernel, or it can't serve this (says why).
     """
+    return _able(name, request)[0]
+
+
+def _able(name: str, request: AttentionRequest) -> list[AttentionKernel]:
+    """The kernel of that name; for "auto" all that can serve, the fastest first."""
     if name != AUTO:
         cls = registry.get(registry.ATTENTION, name)
-        reason = (
-            "it has parameters of its own, so a prior must be trained with it (prior.train "
-            f"--attention {name})"
-            if issubclass(cls, LayerAttention)
-            else cls().why_not(request)
-        )
+        if issubclass(cls, LayerAttention):
+            raise InputError(
+                f"attention {name!r} has parameters of its own, so a prior must be trained with it "
+                f"(prior.train --attention {name}); it can't serve this one"
+            )
+        kernel, reason = _asked(cls, request)
         if reason is not None:
             raise InputError(f"attention kernel {name!r} can't serve this: {reason}")
-        return cast(AttentionKernel, cls())
-    able = [kernel for kernel in _loadable() if kernel.why_not(request) is None]
+        return [kernel]
+    able = []
+    for other in registry.plugins(registry.ATTENTION):
+        try:
+            cls = registry.get(registry.ATTENTION, other)
+            if issubclass(cls, LayerAttention):
+                continue
+            kernel, reason = _asked(cls, request)
+        except InputError as error:  # nobody asked for a stranger's broken one
+            warnings.warn(f"ignoring attention kernel {other!r}: {error}", stacklevel=4)
+            continue
+        if reason is None:
+            able.append(kernel)
     if not able:
         raise InputError(f"no attention kernel can serve {request}")
-    return max(able, key=lambda kernel: kernel.rank)
+    return sorted(able, key=lambda kernel: -kernel.rank)
 
 
-def _loadable() -> Iterator[AttentionKernel]:
-    """Every kernel that can be imported: a stranger's broken one is warned about."""
-    for name in registry.plugins(registry.ATTENTION):
-        try:
-            cls = registry.get(registry.ATTENTION, name)
-        except InputError as error:
-            warnings.warn(f"ignoring attention kernel {name!r}: {error}", stacklevel=3)
-            continue
-        if issubclass(cls, AttentionKernel):
-            yield cls()
+def _asked(
+    cls: type[AttentionKernel], request: AttentionRequest
+) -> tuple[AttentionKernel, str | None]:
+    """A kernel, and why it can't serve."""
+    with registry.blaming(cls, "say what it can serve"):
+        kernel = cls()
+        return kernel, kernel.why_not(request)
 
 
 @dataclass(frozen=True)
@@ -166,29 +177,34 @@ class Chosen:
     name: str = AUTO
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
-        """See `AttentionKernel`.
+        """See `AttentionKernel`. Where "auto" meets one that lies, the next one serves.
 
         Raises:
-            InputError: the kernel can't do what it claims.
+            InputError: the kernel of that name can't do what it claims.
         """
         request = AttentionRequest.of(q, pattern)
-        kernel = choose(self.name, request)
-        try:
-            mixed = kernel(q, k, v, pattern)
-        except (InputError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:
-            raise InputError(_broken_promise(kernel, request, error)) from error
+        *others, last = _able(self.name, request)
+        for kernel in others:
+            try:
+                return _attended(kernel, request, q, k, v, pattern)
+            except InputError as error:
+                warnings.warn(f"taking another kernel: {error}", stacklevel=2)
+        return _attended(last, request, q, k, v, pattern)
+
+
+def _attended(
+    kernel: AttentionKernel,
+    request: AttentionRequest,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pattern: Pattern,
+) -> Tensor:
+    """What a kernel computes, if it is what it should be."""
+    claim = f"serve pattern {request.pattern!r} on {request.device} in {request.dtype}, as it says"
+    with registry.blaming(type(kernel), claim):
+        mixed = kernel(q, k, v, pattern)
         if mixed.shape != q.shape or mixed.dtype != q.dtype:
-            made = f"it made {list(mixed.shape)} {mixed.dtype} of {list(q.shape)} {q.dtype}"
-            raise InputError(_broken_promise(kernel, request, made))
-        return mixed
-
-
-def _broken_promise(kernel: AttentionKernel, request: AttentionRequest, what: object) -> str:
-    first = str(what).partition("\n")[0]
-    return (
-        f"attention kernel {registry.origin(type(kernel))} said that it can serve pattern "
-        f"{request.pattern!r} on {request.device} in {request.dtype}, but it can't: {first}: "
-        "choose another with --attention"
-    )
+            made = f"{list(mixed.shape)} {mixed.dtype} of {list(q.shape)} {q.dtype}"
+            raise TypeError(f"it made {made}")
+    return mixed

@@ -162,6 +162,11 @@ class Own(LayerAttention):
     why_not = classmethod(lambda cls, request: None)
     oracle = forward = step = None
 
+class Unbuilt(Naive):
+    rank = 98
+    def __init__(self, nothing):
+        pass
+
 class Boastful(Naive):
     def __call__(self, q, k, v, pattern):
         if q.dtype == torch.float64:
@@ -179,7 +184,7 @@ def strangers(tmp_path, monkeypatch):
     (info / "METADATA").write_text("Name: stranger-kernels\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         f"[{registry.ATTENTION}]\npicky = stranger_kernels:Picky\n"
-        "own = stranger_kernels:Own\nboastful = stranger_kernels:Boastful\n"
+        "own = stranger_kernels:Own\nunbuilt = stranger_kernels:Unbuilt\nboastful = stranger_kernels:Boastful\n"
         "broken = stranger_kernels:Missing\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -192,9 +197,15 @@ def test_kernels_of_strangers_are_asked_and_a_broken_one_is_not_fatal():
         assert type(choose("auto", without_grad)).__name__ == "Picky"
     with pytest.warns(UserWarning, match="ignoring attention kernel 'broken'"):
         assert isinstance(choose("auto", CPU), Flash)
+    with pytest.warns(UserWarning, match="ignoring attention kernel 'unbuilt'"):
+        choose("auto", CPU)
+    with pytest.raises(
+        InputError, match="'unbuilt'.*stranger-kernels 1.0 can't say what it can serve"
+    ):
+        choose("unbuilt", CPU)
     with pytest.raises(InputError, match="'picky' can't serve this: it has no backward pass"):
         choose("picky", CPU)
-    with pytest.raises(InputError, match="'own' can't serve this: it has parameters of its own"):
+    with pytest.raises(InputError, match="'own' has parameters of its own"):
         choose("own", without_grad)
 
 
@@ -202,12 +213,23 @@ def test_kernels_of_strangers_are_asked_and_a_broken_one_is_not_fatal():
 @pytest.mark.parametrize(
     ("dtype", "reason"),
     [
-        (torch.float64, r"no doubles: choose"),
+        (torch.float64, r"ArithmeticError: no doubles of any kind"),
         (torch.float32, r"it made \[2, 3, 4, 1\] torch.float32 of \[2, 3, 4, 5\]"),
     ],
 )
 def test_a_kernel_that_claims_what_it_can_not_do_is_named(dtype, reason):
-    message = f"boastful.*stranger-kernels.*pattern 'row' on cpu in {dtype}, but it can't: {reason}"
+    message = f"boastful.*stranger-kernels.*can't serve pattern 'row' on cpu in {dtype}, .*{reason}"
     with pytest.raises(InputError, match=message) as caught:
         Chosen("boastful")(*qkv(4, dtype=dtype), PATTERNS["row"](BLOCK, BLOCKS))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("strangers")
+def test_where_auto_meets_a_kernel_that_lies_the_next_one_serves(monkeypatch):
+    boastful = registry.get(registry.ATTENTION, "boastful")
+    monkeypatch.setattr(boastful, "rank", 100)
+    q, k, v = qkv(4)
+    pattern = PATTERNS["row"](BLOCK, BLOCKS)
+    with pytest.warns(UserWarning, match="taking another kernel: 'boastful'"):
+        mixed = Chosen()(q, k, v, pattern)
+    torch.testing.assert_close(mixed, Naive()(q, k, v, pattern))
