@@ -43,14 +43,31 @@ class Score:
     outro: float
 
 
-def random_score(rng: np.random.Generator, syllables: Mapping[str, int]) -> Score:
-    """A training song of 3-40 s, whose words can't be guessed from each other.
+def few_words(rng: np.random.Generator, syllables: Mapping[str, int]) -> Score:
+    """One line of one to six words: what a prior learns to read from first.
 
     Args:
         rng: draws everything.
         syllables: what may be sung, with the number of syllables of each.
     """
-    short = rng.random() < SHORT
+    tune, vocabulary = _Tune(rng), list(syllables)
+    count = int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.25, 0.25, 0.2, 0.15, 0.1, 0.05]))
+    texts = [vocabulary[n] for n in rng.integers(len(vocabulary), size=count)]
+    line = tune.line([(text, syllables[text]) for text in texts])
+    return Score([(rng.uniform(0, 0.5), line)], rng.uniform(0, 0.5))
+
+
+def random_score(
+    rng: np.random.Generator, syllables: Mapping[str, int], short_share: float = SHORT
+) -> Score:
+    """A training song of 3-40 s, whose words can't be guessed from each other.
+
+    Args:
+        rng: draws everything.
+        syllables: what may be sung, with the number of syllables of each.
+        short_share: of songs that are one line or two.
+    """
+    short = rng.random() < short_share
     tune = _Tune(rng)
     longest = rng.uniform(3, 8) if short else rng.uniform(12, 40)
     silence = rng.uniform(0, 1.5) if short else rng.uniform(0.3, 6)

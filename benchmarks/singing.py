@@ -1,24 +1,33 @@
 """Make sung songs whose word times are known, by festival's singing mode.
 
-`python benchmarks/singing.py OUT [--songs 400] [--seed 0]` writes training songs: random words
-over random tunes, so that only the lyrics tell what is sung. `--held-out` writes the songs of
+`python benchmarks/singing.py OUT [--songs 400] [--seed 0] [--kind mixed]` writes training songs:
+random words over random tunes, so that only the lyrics tell what is sung; all of a line or two
+with the kind `short`, of a few words with `tiny`. `--held-out` writes the songs of
 festival's examples, varied, instead. The layout of OUT is that of `songs.py`. The same command
 again goes on where it stopped, and the same seed gives the same songs, however many.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import festival
 import numpy as np
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 from rich.console import Console
-from scores import Score, held_out_scores, random_score, words
+from scores import Score, few_words, held_out_scores, random_score, words
 from songs import Draft, Part, Song, assemble, publish
 
 from plugins.ground.command import Command
 
+Kind = Literal["mixed", "short", "tiny"]
+KINDS: dict[Kind, Callable[..., Score]] = {
+    "mixed": random_score,
+    "short": partial(random_score, short_share=1.0),
+    "tiny": few_words,
+}
 ARTIST = "festival"
 VERSION = 1
 """Of the recipe: raise it when the same seed gives other songs."""
@@ -30,6 +39,7 @@ class Singing(Command):
     out: CliPositionalArg[Path] = Field(description="folder to write")
     songs: int = Field(400, ge=1, description="training songs")
     seed: int = Field(0, ge=0, description="same seed, same songs")
+    kind: Kind = Field("mixed", description="how long training songs are")
     held_out: bool = Field(False, description="the songs of festival's examples instead")
 
     def cli_cmd(self) -> None:
@@ -37,12 +47,12 @@ class Singing(Command):
         if self.held_out:
             made = held_out(self.out, self.seed)
         else:
-            made = training(self.out, self.songs, self.seed)
+            made = training(self.out, self.songs, self.seed, self.kind)
         Console().print(f"{len(made)} songs of {sum(len(s.words) for s in made)} words: {self.out}")
 
 
-def training(folder: Path | str, count: int, seed: int = 0) -> list[Song]:
-    """Songs of random words; each depends on the seed and its number alone.
+def training(folder: Path | str, count: int, seed: int = 0, kind: Kind = "mixed") -> list[Song]:
+    """Songs of random words; each depends on the kind, the seed and its number alone.
 
     Raises:
         InputError: festival isn't there, or `folder` holds something else.
@@ -52,10 +62,11 @@ def training(folder: Path | str, count: int, seed: int = 0) -> list[Song]:
     def make(names: Sequence[str]) -> list[Draft]:
         numbers = (int(name.split("-")[1]) for name in names)
         rngs = (np.random.default_rng([seed, number]) for number in numbers)
-        return _sung({n: random_score(rng, syllables) for n, rng in zip(names, rngs, strict=True)})
+        score = KINDS[kind]
+        return _sung({n: score(rng, syllables) for n, rng in zip(names, rngs, strict=True)})
 
     names = [f"train-{number:05d}" for number in range(count)]
-    return publish(folder, _recipe("training", seed), names, make)
+    return publish(folder, _recipe("training" if kind == "mixed" else kind, seed), names, make)
 
 
 def held_out(folder: Path | str, seed: int = 0) -> list[Song]:
