@@ -81,6 +81,8 @@ class AlignerContract(ConfiguredContract):
         words = self._words(aligner, song)
         assert [word.text for word in words] == song["lyrics"].split()
         assert all(word.start <= word.end for word in words)
+        lasting = [word for word in words if word.start < word.end]
+        assert 2 * len(lasting) >= len(words), "most words take no time"
         starts = [word.start for word in words]
         assert starts == sorted(starts)
         assert starts[0] >= 0

@@ -123,6 +123,13 @@ class CodecContract(ConfiguredContract):
         for codes in codec.encode(torch.stack(clips)).values():
             assert codes.unique().numel() > 1
 
+    def test_other_codes_sound_otherwise(self, codec: Codec, sound: Tensor) -> None:
+        """What is decoded depends on the codes."""
+        codes = codec.encode(sound)
+        sizes = {stream.name: stream.vocab_size for stream in codec.spec.streams}
+        others = {name: (stream + 1) % sizes[name] for name, stream in codes.items()}
+        assert not torch.equal(codec.decode(others), codec.decode(codes))
+
     def test_tiles_give_what_a_whole_pass_gives(self, codec: Codec, sound: Tensor) -> None:
         """Cutting changes nothing, so the halo is as wide as what the network sees."""
         with torch.inference_mode():

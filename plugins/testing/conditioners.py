@@ -42,6 +42,11 @@ SPEC = TokenSpec(
 CONTEXT, WIDTH, COARSE = 32, 32, 48
 ODD: tuple[Any, ...] = (None, "", "?", "no such thing", "7", -1, 0, 1e9, math.nan, True)
 """What a column of metadata may hold besides what one hopes for."""
+OTHERWISE: dict[str, Any] = {
+    "id": "something else",
+    "words": [{"start": 0.0, "end": 0.1, "text": "something", "confidence": 1.0}],
+}
+"""Columns that are no labels, with another track's entries."""
 LABELS = ("artist", "genre", "title", "lyrics", "contract_column")
 PARTS = [field.name for field in fields(Condition) if field.name != "losses"]
 
@@ -123,10 +128,10 @@ class ConditionerContract(ConfiguredContract):
             assert all(np.array_equal(track[name], before[name]) for name in before)
 
     def test_it_reads_what_it_says(self, part: Conditioner) -> None:
-        """A label that is not in `reads` makes no difference. (None: nobody knows which does.)"""
+        """A column that is not in `reads` makes no difference. (None: nobody knows which does.)"""
         if part.reads is not None:
-            names = {*LABELS, *self.track} - {*part.reads}
-            unread = dict.fromkeys(names, "something else")
+            others = {**dict.fromkeys((*LABELS, *self.track), "something else"), **OTHERWISE}
+            unread = {name: others[name] for name in others if name not in part.reads}
             one, other = (
                 part.prepare(track, WINDOWS[0])
                 for track in (row(self.track), row({**self.track, **unread}))

@@ -19,6 +19,7 @@ from prior.attention.kernels import Naive
 from prior.attention.pattern import PATTERNS, Pattern, Unfolded, make_pattern
 
 BATCH, HEADS, WIDTH = 2, 3, 16
+OTHER_HEADS, OTHER_WIDTH = 1, 24
 BLOCK, BLOCKS = 4, 3
 CONTEXT = BLOCK * BLOCKS
 LENGTHS = (1, 3, 4, 7, 9, 12)
@@ -117,6 +118,53 @@ class KernelContract(Contract):
                     self._close(ours, exact)
 
     @pytest.mark.parametrize("device", DEVICES)
+    def test_heads_may_be_of_another_number_and_width(
+        self, kernel: AttentionKernel, device: str
+    ) -> None:
+        """Values and gradients: the scale is that of the width that comes."""
+        inputs = made(9, device, OTHER_HEADS, OTHER_WIDTH)
+        for pattern in claimed(kernel, device):
+            self._close(kernel(*inputs, pattern), NAIVE(*inputs, pattern))
+        for pattern in claimed(kernel, device, grad=True):
+            ours, exact = (gradients(each, inputs, pattern) for each in (kernel, NAIVE))
+            for one, other in zip(ours, exact, strict=True):
+                self._close(one, other)
+
+    @pytest.mark.parametrize("device", DEVICES)
+    def test_large_scores_stay_finite(self, kernel: AttentionKernel, device: str) -> None:
+        """Of some hundreds, whose exponentials overflow unless the maximum is subtracted."""
+        q, k, v = made(9, device)
+        limit = 10 * self.tolerance  # such scores are rounded more coarsely
+        for pattern in claimed(kernel, device):
+            mixed, exact = (each(100 * q, k, v, pattern) for each in (kernel, NAIVE))
+            torch.testing.assert_close(mixed, exact, atol=limit, rtol=limit)
+
+    @pytest.mark.parametrize("device", DEVICES)
+    def test_inference_mode_changes_nothing(self, kernel: AttentionKernel, device: str) -> None:
+        """Samplers run in it."""
+        for pattern in claimed(kernel, device):
+            with torch.inference_mode():
+                q, k, v = made(9, device)
+                self._close(kernel(q, k, v, pattern), NAIVE(q, k, v, pattern))
+
+    @pytest.mark.parametrize("device", DEVICES)
+    def test_float64_where_it_claims_it(self, kernel: AttentionKernel, device: str) -> None:
+        """In float64 too the values are those of naive."""
+        for pattern in claimed(kernel, device, torch.float64):
+            q, k, v = (x.double() for x in made(9, device))
+            self._close(kernel(q, k, v, pattern), NAIVE(q, k, v, pattern))
+
+    @pytest.mark.parametrize("device", DEVICES)
+    def test_autocast_changes_nothing(self, kernel: AttentionKernel, device: str) -> None:
+        """Trainings in bfloat16 run in it."""
+        q, k, v = (x.bfloat16() for x in made(9, device))
+        for pattern in claimed(kernel, device, torch.bfloat16):
+            with torch.autocast(device, torch.bfloat16):
+                mixed = kernel(q, k, v, pattern)
+            assert mixed.dtype == torch.bfloat16
+            self._near(mixed, NAIVE(q.float(), k.float(), v.float(), pattern))
+
+    @pytest.mark.parametrize("device", DEVICES)
     @pytest.mark.parametrize("keys", [1, 5, 20])
     def test_a_memory_has_as_many_keys_as_it_has(
         self, kernel: AttentionKernel, keys: int, device: str
@@ -201,10 +249,18 @@ def claims(
     return kernel.why_not(AttentionRequest(device, dtype, pattern.name, grad)) is None
 
 
-def made(length: int, device: str = "cpu") -> Inputs:
+def claimed(
+    kernel: AttentionKernel, device: str, dtype: torch.dtype = torch.float32, grad: bool = False
+) -> list[Pattern]:
+    """One pattern of each kind that a kernel says it can serve."""
+    patterns = [cls(BLOCK, BLOCKS) for cls in PATTERNS.values()]
+    return [pattern for pattern in patterns if claims(kernel, pattern, device, dtype, grad)]
+
+
+def made(length: int, device: str = "cpu", heads: int = HEADS, width: int = WIDTH) -> Inputs:
     """Queries, keys and values [B, H, T, D] as projections leave them: views of [B, T, 3, H, D]."""
     generator = torch.Generator().manual_seed(length)
-    x = torch.randn(BATCH, length, 3, HEADS, WIDTH, generator=generator).to(device)
+    x = torch.randn(BATCH, length, 3, heads, width, generator=generator).to(device)
     q, k, v = x.permute(2, 0, 3, 1, 4).unbind(0)
     return q, k, v
 

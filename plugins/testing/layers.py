@@ -22,8 +22,11 @@ from plugins.testing.kernels import (
     CONTEXT,
     DEVICES,
     HEADS,
+    OTHER_HEADS,
+    OTHER_WIDTH,
     PATTERNS_OF_ALL_KINDS,
     WIDTH,
+    Inputs,
     made,
     shown,
 )
@@ -65,12 +68,19 @@ class LayerAttentionContract(ConfiguredContract):
         device: str = request.param
         return device
 
-    def build(self, config: Any, pattern: SelfPattern, device: str) -> LayerAttention:
+    def build(
+        self,
+        config: Any,
+        pattern: SelfPattern,
+        device: str,
+        heads: int = HEADS,
+        width: int = WIDTH,
+    ) -> LayerAttention:
         """For one layer, with parameters that are not what they began as."""
         if reason := self._why_not(pattern, device):
             pytest.skip(reason)
         with maybe_refused():
-            layer: LayerAttention = self.plugin(config, LayerSite(HEADS, WIDTH, pattern))
+            layer: LayerAttention = self.plugin(config, LayerSite(heads, width, pattern))
             layer.to(device)
             with torch.no_grad():
                 for parameter in layer.parameters():  # some begin as zeros, which hide mistakes
@@ -120,9 +130,23 @@ class LayerAttentionContract(ConfiguredContract):
     ) -> None:
         """Of queries, keys, values and of every parameter that it has."""
         layer = self.build(made_config, pattern, device).train()
+        self._same_gradients(layer, pattern, made(CONTEXT, device))
+
+    @every_pattern
+    def test_heads_may_be_of_another_number_and_width(
+        self, made_config: BaseModel, pattern: SelfPattern, device: str
+    ) -> None:
+        """Values and gradients: the scale is that of the width that comes."""
+        layer = self.build(made_config, pattern, device, OTHER_HEADS, OTHER_WIDTH)
+        inputs = made(CONTEXT, device, OTHER_HEADS, OTHER_WIDTH)
+        with torch.no_grad():
+            self._close(layer(*inputs, pattern), layer.oracle(*inputs, pattern))
+        self._same_gradients(layer.train(), pattern, inputs)
+
+    def _same_gradients(self, layer: LayerAttention, pattern: SelfPattern, inputs: Inputs) -> None:
         names = ["q", "k", "v", *(name for name, _ in layer.named_parameters())]
         ours, exact = (
-            _gradients(layer, function, pattern, device) for function in (layer, layer.oracle)
+            _gradients(layer, function, pattern, inputs) for function in (layer, layer.oracle)
         )
         for name, one, other in zip(names, ours, exact, strict=True):
             assert (one is None) == (other is None), f"only one of them depends on {name}"
@@ -306,11 +330,11 @@ class LayerAttentionContract(ConfiguredContract):
 
 
 def _gradients(
-    layer: LayerAttention, function: Any, pattern: SelfPattern, device: str
+    layer: LayerAttention, function: Any, pattern: SelfPattern, given: Inputs
 ) -> list[Any]:
     """Of a sum that weighs every output differently, by q, k, v and the layer's parameters."""
-    inputs = [x.detach().requires_grad_() for x in made(CONTEXT, device)]
+    inputs = [x.detach().requires_grad_() for x in given]
     mixed = function(*inputs, pattern)
-    weights = torch.linspace(-1, 1, mixed.numel(), device=device).view(mixed.shape)
+    weights = torch.linspace(-1, 1, mixed.numel(), device=mixed.device).view(mixed.shape)
     leaves = [*inputs, *layer.parameters()]
     return [*torch.autograd.grad((mixed * weights).sum(), leaves, allow_unused=True)]

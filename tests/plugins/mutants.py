@@ -84,6 +84,11 @@ class Forgetful(Faithful):
         return loss * self.seen, figures
 
 
+class Mute(Faithful):
+    def decode_tile(self, codes):
+        return super().decode_tile(codes) * 0
+
+
 # Kernels
 
 
@@ -118,6 +123,48 @@ class Meddler(Naive):
 class Blunt(Naive):
     def why_not(self, request):
         return "no" + "\n" * request.grad + "t now" if request.device == "xpu" else None
+
+
+class FixedScale(Naive):
+    def __call__(self, q, k, v, pattern):
+        return super().__call__(q * (q.shape[-1] ** 0.5 / 4), k, v, pattern)
+
+
+class Headless(Naive):
+    def __call__(self, q, k, v, pattern):
+        return super().__call__(q, k, v, pattern) * (1 if q.shape[1] > 1 else 2)
+
+
+class FixedBackward(Naive):
+    def __call__(self, q, k, v, pattern):
+        if q.requires_grad and q.shape[-1] != 16:
+            q = 2 * q - q.detach()
+        return super().__call__(q, k, v, pattern)
+
+
+class Overflowing(Naive):
+    def weights(self, q, k, pattern):
+        keys = nn.functional.pad(k, (0, 0, pattern.nulls, 0)).float()
+        seen = nn.functional.pad(self._seen(q, k, pattern), (pattern.nulls, 0), value=True)
+        raised = (q.float() @ keys.mT * q.shape[-1] ** -0.5).exp() * seen
+        return raised / raised.sum(-1, keepdim=True).clamp(min=1e-30)
+
+
+class Offhand(Naive):
+    def __call__(self, q, k, v, pattern):
+        mixed = super().__call__(q, k, v, pattern)
+        return mixed * 2 if torch.is_inference_mode_enabled() else mixed
+
+
+class Doubtful(Naive):
+    def __call__(self, q, k, v, pattern):
+        return super().__call__(q, k, v, pattern) * (q.dtype != torch.float64)
+
+
+class Casting(Naive):
+    def _seen(self, q, k, pattern):
+        seen = super()._seen(q, k, pattern)
+        return torch.ones_like(seen) if torch.is_autocast_enabled("cpu") else seen
 
 
 # Attention of layers
@@ -183,6 +230,11 @@ class Decay(LayerAttention):
 class Sloppy(Decay):
     def forward(self, q, k, v, pattern):
         return super().forward(q, k, v, pattern) * 1.01
+
+
+class FixedLayer(Decay):
+    def forward(self, q, k, v, pattern):
+        return super().forward(q * (q.shape[-1] ** 0.5 / 4), k, v, pattern)
 
 
 class Foreseeing(Decay):
@@ -283,6 +335,16 @@ class Nosy(Mood):
         return super().number(track) * (track["artist"] == "")
 
 
+class Eavesdropping(Mood):
+    def number(self, track):
+        return super().number(track) * (not track["words"])
+
+
+class Recognising(Mood):
+    def number(self, track):
+        return super().number(track) * (track["id"] == "track")
+
+
 class Ragged(Mood):
     def prepare(self, track, window, rng=None):
         return {"mood": torch.tensor(self.number(track)), "more": torch.zeros(window.start)}
@@ -357,6 +419,14 @@ class Late(Even):
         if isinstance(words, str):
             return words
         return [Word(w.start + 5, w.end + 5, w.text, w.confidence) for w in words]
+
+
+class Instant(Even):
+    def align(self, track, spec):
+        words = super().align(track, spec)
+        if isinstance(words, str):
+            return words
+        return [Word(w.start, w.start, w.text, w.confidence) for w in words]
 
 
 class Growing(Even):
