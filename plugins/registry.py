@@ -14,6 +14,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,24 @@ def origin(cls: type) -> str:
     everything = (plugin for group in GROUPS for plugin in offers(group))
     found = (plugin for plugin in everything if _loaded(plugin) is cls)
     return str(next(found, f"{cls.__module__}.{cls.__qualname__}"))
+
+
+@contextmanager
+def blaming(cls: type, doing: str) -> Iterator[None]:
+    """Whatever a plugin's class raises, in one line that says whose it is.
+
+    Raises:
+        InputError: that line, or what the class itself has to say about bad input.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(f"{origin(cls)} can't {doing}: {said}") from error
 
 
 def _loaded(plugin: Plugin) -> Any:

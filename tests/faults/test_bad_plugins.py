@@ -147,7 +147,7 @@ TRAIN = (
     f"prior.train tokens --preset tiny --set {json.dumps(SHAPE, separators=(',', ':'))} "
     "--steps 1 --batch-size 2 --device cpu"
 )
-LIE = "'liar' of group jukebox.attention from bad-kit 1.3 said that it can serve pattern 'dense'"
+LIE = "'liar' of group jukebox.attention from bad-kit 1.3 can't serve pattern 'dense'"
 MADE = "from bad-kit 1.3 made"
 SAMPLE = "prior.sample new/0 --seconds 0.1 --device cpu"
 SOUND = [
@@ -193,7 +193,7 @@ CASES = {
         "from bad-kit 1.3 reads 'tempo', a column that tokens lacks: give 'tempo' in metadata.json"
     ),
     f"{TRAIN} --conditioners timing --attention liar": LIE,
-    f"{TRAIN} --conditioners timing --attention cutter": "from bad-kit 1.3 said that it",
+    f"{TRAIN} --conditioners timing --attention cutter": "from bad-kit 1.3 can't serve",
     f"{SAMPLE} --prompts tokens --prompt-seconds 0.1 --attention liar": LIE,
     f"{SAMPLE} --label mood=merry": "from bad-kit 1.3 can't read these labels: TypeError",
 }
