@@ -82,7 +82,7 @@ def evaluate_codec(
     Raises:
         InputError: no audio, no codec, or not one file that could be used.
     """
-    sources = find_sources(audio)
+    sources = find_sources(audio, lyrics=False)
     codec = load_codec(codec_folder, pick_device(device))
     counts = {s.name: torch.zeros(s.vocab_size, dtype=torch.int64) for s in codec.spec.streams}
     tracks: list[TrackFigures] = []

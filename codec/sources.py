@@ -55,7 +55,9 @@ class Source:
     """Of metadata files, without `file_name`, and of text beside the audio."""
 
 
-def find_sources(arguments: str | Path | Sequence[str | Path]) -> list[Source]:
+def find_sources(
+    arguments: str | Path | Sequence[str | Path], *, lyrics: bool = True
+) -> list[Source]:
     """Audio files by name, below folders (recursively, by suffix) and by globs, sorted by id.
 
     `metadata.jsonl` and `metadata.csv` of a file's folder, and of those between it and the
@@ -66,6 +68,7 @@ def find_sources(arguments: str | Path | Sequence[str | Path]) -> list[Source]:
 
     Args:
         arguments: files, folders or globs; a file that several of them give counts once.
+        lyrics: read text beside the audio.
 
     Raises:
         InputError: a named file does not exist, there is no audio at all, or a metadata or text
@@ -87,7 +90,7 @@ def find_sources(arguments: str | Path | Sequence[str | Path]) -> list[Source]:
             name = _unique(path, root, ids)
             ids.add(name)
             metadata = _metadata(file, root, tables)
-            if not metadata.get(LYRICS):
+            if lyrics and not metadata.get(LYRICS):
                 metadata |= _text_beside(file)
             sources.append(Source(file, path, name, metadata))
     if not sources:
@@ -99,7 +102,8 @@ def find_sources(arguments: str | Path | Sequence[str | Path]) -> list[Source]:
 def read_tags(path: Path | str) -> dict[str, str]:
     """Artist, genre, title and lyrics from a file's tags; "" for what is unknown or broken.
 
-    Lyrics with times, all of them as in an `.lrc` file, are given without and as they are.
+    Lyrics with times, all of them as in an `.lrc` file, are given without and as they are; where
+    only some lines have times, without alone.
     """
     found = dict.fromkeys(TAGS, "")
     try:
@@ -110,9 +114,10 @@ def read_tags(path: Path | str) -> dict[str, str]:
     for name, keys in TAGS.items():
         with contextlib.suppress(Exception):
             found[name] = next(filter(None, (_tag(tags, key) for key in keys)), "")
+    timed: dict[str, str] = {}
     with contextlib.suppress(InputError):  # lyrics without times, as most are
-        found |= _timed(found[LYRICS], "tag")
-    return found
+        timed = _timed(found[LYRICS], "tag")
+    return found | (timed or {LYRICS: lrc.without_times(found[LYRICS])})
 
 
 def _text_beside(file: Path) -> dict[str, str]:

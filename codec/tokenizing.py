@@ -5,8 +5,10 @@ N codes of a stream.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,8 @@ from codec.base import Codec
 from codec.checkpoint import load_codec
 from codec.corpus import Corpus, CorpusWriter
 from codec.rows import CODES, Row, Skipped, column_types
-from codec.sources import LYRICS, TIMED, Source, find_sources, read_tags
+from codec.sources import LYRICS, TAGS, TIMED, Source, find_sources, read_tags
+from codec.text import utf8
 from codec.workers import workforce
 from plugins.ground.device import pick_device
 from plugins.ground.errors import InputError
@@ -105,18 +108,37 @@ def _pending(writer: CorpusWriter, sources: Sequence[Source]) -> list[Source]:
 
 
 def _check_same_files(writer: CorpusWriter, sources: Sequence[Source]) -> None:
-    """Refuse another file under an id that the corpus has: its codes would silently be missing."""
+    """Refuse another file under an id that the corpus has: its codes would silently be missing.
+
+    Warns of text that is new: what a track was coded with stays.
+    """
     if not len(writer):
         return
     corpus = Corpus(writer.folder)
-    files = {source.id: source.file for source in sources}
+    known = {source.id: source for source in sources}
+    changed = 0
     for number, name in enumerate(corpus.ids()):
-        file = files.get(name)
-        if file and sha256_of(file) != corpus.metadata(number)["audio_sha256"]:
+        if not (source := known.get(name)):
+            continue
+        row = corpus.metadata(number)
+        if sha256_of(source.file) != row["audio_sha256"]:
             raise InputError(
-                f"{writer.folder} has other audio under the id {name!r} than {file}: tokenize into "
-                "another --out (or, of several folders, all in one command)"
+                f"{writer.folder} has other audio under the id {name!r} than {source.file}: "
+                "tokenize into another --out (or, of several folders, all in one command)"
             )
+        changed += _text_changed(_metadata(source), row)
+    if changed:
+        warnings.warn(
+            f"{changed} of {len(corpus)} tracks in {writer.folder} have other metadata than "
+            "when they were coded: tokenize into another folder to take it up",
+            stacklevel=3,
+        )
+
+
+def _text_changed(now: Mapping[str, Any], row: Row) -> bool:
+    """Whether artist, genre, title or lyrics differ; passes over what is no text."""
+    pairs = ((now.get(name) or "", row.get(name) or "") for name in (*TAGS, TIMED))
+    return any(isinstance(value, str) and utf8(value) != coded for value, coded in pairs)
 
 
 def encode_file(
@@ -152,19 +174,23 @@ def code_file(codec: Codec, source: Source) -> Row:
         AudioError: it can't be used.
     """
     codes, samples = encode_file(codec, source.file)
-    tags = read_tags(source.file)
-    given = {k: v for k, v in source.metadata.items() if v != "" or k not in tags}
-    if given.get(LYRICS):
-        tags.pop(TIMED, None)  # times of other words
     return {
-        **tags,
-        **given,
+        **_metadata(source),
         "id": source.id,
         "path": source.path,
         "audio_sha256": sha256_of(source.file),
         "num_samples": samples,
         **{CODES + name: c.cpu().numpy().astype(np.uint16) for name, c in codes.items()},
     }
+
+
+def _metadata(source: Source) -> dict[str, Any]:
+    """What is known about a file: its tags, and over them what files say."""
+    tags = read_tags(source.file)
+    given = {k: v for k, v in source.metadata.items() if v != "" or k not in tags}
+    if given.get(LYRICS):
+        tags.pop(TIMED, None)  # times of other words
+    return {**tags, **given}
 
 
 def try_file(codec: Codec, source: Source) -> Result:

@@ -68,7 +68,7 @@ def train_codec(
     options = options or TrainingOptions()
     cls = registry.get(registry.CODECS, codec)
     config = _config(cls, preset, set or {})
-    sources = find_sources(audio)
+    sources = find_sources(audio, lyrics=False)
     files, back = (
         [sources[i].file for i in part]
         for part in split_ids([source.id for source in sources], held_out)

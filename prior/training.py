@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from codec.corpus import Corpus
 from codec.tokens import TokenSpec
 from conditioning.base import Conditioner, LyricsReader
-from conditioning.fuse import blaming
 from plugins import registry
 from plugins.ground.config import build_config
 from plugins.ground.errors import InputError
@@ -110,13 +109,13 @@ def train_prior(
                 "others"
             )
         config = grown_config(init, data, labels)
+    device = training_device(options)
+    dtype = torch.bfloat16 if bfloat16(options) else torch.float32
+    check_attention(attention, config, device, dtype, grad=True)
     if options.dry_run:
         with torch.device("meta"):
             show_cost(training_cost(Prior(config), options))
         return
-    device = training_device(options)
-    dtype = torch.bfloat16 if bfloat16(options) else torch.float32
-    check_attention(attention, config, device, dtype, grad=True)
     torch.manual_seed(options.seed)
     prior = Prior(config)
     prior.use_attention(attention)
@@ -221,7 +220,7 @@ def _fitted(
     name: str, cls: type[Conditioner], config: BaseModel, labels: Sequence[Mapping[str, Any]]
 ) -> registry.PluginRecord:
     """The record of a conditioner whose vocabularies know these labels."""
-    with blaming(cls, "be fitted to the labels of the corpus"):
+    with registry.blaming(cls, "be fitted to the labels of the corpus"):
         return registry.record(registry.CONDITIONERS, name, cls.fit(config, labels))
 
 
@@ -240,8 +239,8 @@ def check_columns(names: Sequence[str], corpus: Corpus) -> None:
             if column not in have:
                 raise InputError(
                     f"conditioner {registry.origin(cls)} reads {column!r}, a column that "
-                    f"{corpus.folder} lacks: give {column!r} in metadata.jsonl and tokenize again, "
-                    "or leave that conditioner out"
+                    f"{corpus.folder} lacks: give {column!r} in metadata.jsonl and tokenize into "
+                    "another folder, or leave that conditioner out"
                 )
 
 

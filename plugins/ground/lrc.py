@@ -2,8 +2,8 @@
 
 Pure functions; they know no files and no audio. Read are `[mm:ss.xx]` ahead of a line, several of
 them where a line returns, `<mm:ss.xx>` ahead of words or syllables ("enhanced"), and
-`[offset:+ms]`, by which everything is sung earlier. Other tags (`[ar:...]`) and blank lines are
-passed over.
+`[offset:+ms]`, by which everything is sung earlier. Other tags (`[ar:...]`), headers alone on a
+line (`[Chorus]`) and blank lines are passed over.
 """
 
 import itertools
@@ -21,11 +21,17 @@ USUAL_PACE = 0.08
 SLOWEST = 2.0
 """A line ends once it was sung so many times slower than usual; what is left is a pause."""
 
-TIME = r"\s*(\d{1,4}):(\d{1,2})(?:[.:,](\d{1,3}))?\s*"
+TIME = r"\s*(\d{1,4}):(\d{1,2})(?:[.:,](\d{1,6}))?\s*"
 LINE_TAG = re.compile(rf"\[{TIME}\]\s*")
 WORD_TAG = re.compile(rf"[<\[]{TIME}[>\]]")
-OTHER_TAG = re.compile(r"\[\s*([a-zA-Z_#][\w ]*)?:(.*)\]")
-LIKE_A_TIME = re.compile(r"[<\[]\d+:[^<>\[\]]*[>\]]?|^\[\d[^\]]*\]?")
+OTHER_TAG = re.compile(r"\[\s*([^\s\d:<>\[\]][^:<>\[\]]*)?:(.*)\]")
+HEADER = re.compile(r"\[(?!\s*\d+:)[^\[\]]*[^\W\d_][^\[\]]*\]")
+OFFSET = re.compile(r"([+-]?\d{1,9}(?:\.\d{0,9})?)\s*(?:ms)?", re.IGNORECASE)
+LIKE_A_TIME = re.compile(r"<\d+:[^<>\[\]]*>?|\[\d+:[\d:.,\s]*(?:\]|$)")
+"""Inside of a line, where brackets may hold text too: `[5:30pm]`."""
+LIKE_A_TIME_AHEAD = re.compile(r"^\[\s*\d[^\]]*\]?")
+ANY_TIME = re.compile(r"[<\[]\s*\d+:[\d:.,\s]*[>\]]")
+HAS_TIMES = re.compile(rf"^\s*{WORD_TAG.pattern}|<{TIME}>", re.MULTILINE)
 
 Pieces = tuple[tuple[float, str], ...]
 """From when on, in seconds, which part of a text is sung."""
@@ -76,9 +82,10 @@ def parse_lrc(text: str, name: str) -> list[Line]:
                 pieces = _pieces(rest, starts[0])
                 lines += [_line(start, pieces, start - starts[0]) for start in starts]
             elif other := OTHER_TAG.fullmatch(rest):
-                if (other[1] or "").lower() == "offset":
+                if (other[1] or "").strip().lower() == "offset":
                     offset = _offset(other[2])
-            elif rest:
+            elif rest and not HEADER.fullmatch(rest):
+                _refuse_times(rest, LIKE_A_TIME_AHEAD)
                 _refuse_times(rest)
                 raise InputError(
                     f"no time ahead of {_short(rest)}: begin the line with one, as [01:23.45]; "
@@ -93,6 +100,18 @@ def parse_lrc(text: str, name: str) -> list[Line]:
 def plain_text(lines: Sequence[Line]) -> str:
     """The lyrics without times."""
     return "\n".join(line.text for line in lines).strip()
+
+
+def without_times(text: str) -> str:
+    """Text in which only some lines have times, or malformed ones, without them.
+
+    Other tags and headers go too, as from lines with times; text that has none stays as it is.
+    """
+    if not HAS_TIMES.search(text):
+        return text
+    lines = (line.strip() for line in text.splitlines())
+    sung = (line for line in lines if not (OTHER_TAG.fullmatch(line) or HEADER.fullmatch(line)))
+    return "\n".join(" ".join(ANY_TIME.sub("", line).split()) for line in sung).strip()
 
 
 def timed_words(lines: Sequence[Line]) -> list[TimedWord]:
@@ -184,17 +203,17 @@ def _seconds(tag: "re.Match[str]") -> float:
 
 def _offset(written: str) -> float:
     """Milliseconds as seconds."""
-    try:
-        return int(written) / 1000
-    except ValueError:
-        raise InputError(
-            f"offset {_short(written.strip())} is no number of milliseconds, as in [offset:+250]"
-        ) from None
+    written = written.strip()
+    if not written:
+        return 0.0
+    if number := OFFSET.fullmatch(written):
+        return float(number[1]) / 1000
+    raise InputError(f"offset {_short(written)} is no number of milliseconds, as in [offset:+250]")
 
 
-def _refuse_times(text: str) -> None:
+def _refuse_times(text: str, like: "re.Pattern[str]" = LIKE_A_TIME) -> None:
     """Refuse text in which something looks like a time that could not be read as one."""
-    if found := LIKE_A_TIME.search(text):
+    if found := like.search(text):
         raise InputError(
             f"{_short(found.group())} is no time: write minutes and seconds, as [01:23.45]"
         )

@@ -151,6 +151,7 @@ def test_malformed_text_beside_the_audio(
     with pytest.raises(InputError, match=reason) as caught:
         find_sources(music)
     assert str(music / name) in str(caught.value)
+    assert len(find_sources(music, lyrics=False)) == 5, "who needs no lyrics must not read them"
     assert "\n" not in str(caught.value)
 
 
@@ -187,8 +188,8 @@ def test_vorbis_comments(tmp_path: Path, suffix: str) -> None:
     [
         (LRC, True),
         ("[00:01.00]la", True),
-        ("[00:01.00]la\n[Chorus]\n", False),
-        ("la\n[00:01.00]la", False),
+        ("[00:01.00]la\n[Chorus]\n", True),
+        ("la\n[5:30pm]", False),
         ("[ar:Anna]", False),
     ],
 )
@@ -204,6 +205,19 @@ def test_tags_with_times(tmp_path: Path, written: str, timed: bool) -> None:
         assert "[" not in found["lyrics"]
     assert found == {"artist": "", "genre": "", "title": "", "lyrics": found["lyrics"]}
     assert timed or found["lyrics"] == written.strip()
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [("la\n[00:00.10]lo", "la\nlo"), ("[00:61.00]la", "la"), ("[00:10.00]", "")],
+)
+def test_no_time_in_tags_is_sung(tmp_path: Path, written: str, text: str) -> None:
+    path = tmp_path / "a.flac"
+    write_audio(path, np.zeros((1, 8000), np.float32), 8000)
+    tagged = mutagen.File(path)
+    tagged["lyrics"] = written
+    tagged.save()
+    assert read_tags(path) == {"artist": "", "genre": "", "title": "", "lyrics": text}
 
 
 def test_broken_tags_are_no_tags(tmp_path: Path) -> None:

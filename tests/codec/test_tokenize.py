@@ -106,6 +106,32 @@ def test_lyrics_come_from_what_is_nearest(music: Path, codec_folder: Path, tmp_p
     assert contents(outs[0]) == contents(outs[1])
 
 
+def test_text_that_came_later_is_told_and_not_taken(
+    music: Path, codec_folder: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    out = tmp_path / "out"
+    tag(music / "b.flac", LRC)
+    (music / "e.txt").write_text("text")
+    (music / "metadata.jsonl").write_text(
+        '{"file_name": "album/c.ogg", "artist": ["Anna", "Béla"], "genre": "\\ud800"}\n',
+        "utf-8",
+    )
+    tokenize_files(music, codec_folder, out)
+    before = contents(out)
+    tokenize_files(music, codec_folder, out)
+    assert not recwarn.list
+    assert contents(out) == before
+    (music / "a.lrc").write_text(LRC)
+    (music / "e.txt").unlink()
+    with pytest.warns(
+        UserWarning, match=r"^2 of 5 tracks in .* tokenize into another folder"
+    ) as told:
+        corpus = tokenize_files(music, codec_folder, out)
+    assert len(told) == 1
+    assert contents(out) == before
+    assert corpus.metadata(0)["lyrics"] == ""
+
+
 def test_times_in_tags_alone_make_their_column(
     music: Path, codec_folder: Path, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.ground.errors import InputError
-from plugins.ground.lrc import parse_lrc, plain_text, timed_words
+from plugins.ground.lrc import parse_lrc, plain_text, timed_words, without_times
 
 SONG = """\ufeff[ar:Anna]\r
 [ti: Songs [live]]\r
@@ -39,7 +39,17 @@ def test_lines_come_in_the_order_in_which_they_are_sung():
     assert lines[2].pieces == ((20.5, "Do"), (21.0, "re, "), (22.0, "mi "), (24.0, ""))
 
 
-@pytest.mark.parametrize(("offset", "start"), [("+500", 9.5), ("-500", 10.5), ("20000", 0.0)])
+@pytest.mark.parametrize(
+    ("offset", "start"),
+    [
+        ("+500", 9.5),
+        ("-500", 10.5),
+        ("20000", 0.0),
+        ("", 10.0),
+        ("+250 ms", 9.75),
+        ("250.5MS", 9.7495),
+    ],
+)
 def test_a_positive_offset_lets_everything_be_sung_earlier(offset, start):
     lines = parse_lrc(f"[00:10.00]<00:10.00>la\n[offset: {offset}]", "a.lrc")
     assert [(line.start, line.pieces) for line in lines] == [(start, ((start, "la"),))]
@@ -56,7 +66,13 @@ def test_every_kind_of_newline_counts_lines(newline):
     ("line", "reason"),
     [
         ("la la", "no time ahead of 'la la'"),
-        ("[Chorus]", "no time ahead of '[Chorus]'"),
+        ("[Chorus] la", "no time ahead of '[Chorus] la'"),
+        ("[00:0x.00]", "'[00:0x.00]' is no time"),
+        ("[00:12.00 la]", "'[00:12.00 la]' is no time"),
+        ("[00:01.00]la [00:02.00", "'[00:02.00' is no time"),
+        ("[00:01.00][00:02.1234567]la", "'[00:02.1234567]' is no time"),
+        ("[offset: 1e3]", "offset '1e3' is no number"),
+        ("[offset: inf]", "offset 'inf' is no number"),
         ("[00:61.00]la", "[00:61.00] is no time: seconds go up to 59"),
         ("[00:12.00 la", "'[00:12.00 la' is no time"),
         ("[12]la", "'[12]' is no time"),
@@ -71,6 +87,30 @@ def test_what_is_malformed_is_refused_with_its_line(line, reason):
         parse_lrc(f"[00:00.50]la\n\n{line}\n", "a.lrc")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("line", ["[作词:x]", "[re-edit:x]", "[Chorus]", "[2x Refrain]", "[:]"])
+def test_tags_and_headers_are_passed_over(line):
+    lines = parse_lrc(f"{line}\n[00:01.1234]la\n{line}\n", "a.lrc")
+    assert [(line.start, line.text) for line in lines] == [(1.1234, "la")]
+
+
+@pytest.mark.parametrize("text", ["[Chorus] la", "at [5:30pm] la", "[5:30 pm]", "[12] la [live]"])
+def test_brackets_within_a_line_are_text(text):
+    assert [line.text for line in parse_lrc(f"[00:01.00]{text}", "a.lrc")] == [text]
+
+
+@pytest.mark.parametrize(
+    ("text", "bare"),
+    [
+        ("[ar:Anna]\nla\n\n[00:00.10] la  <00:00.50>lo\n[00:99.00]lu", "la\n\nla lo\nlu"),
+        ("[Chorus]\nla <00:01.00>la", "la la"),
+        ("[au: instrumental]\n[00:10.00]\n", ""),
+        ("[Chorus]\nat [5:30]  la\n", "[Chorus]\nat [5:30]  la\n"),
+    ],
+)
+def test_times_are_taken_out_of_text_that_has_some(text, bare):
+    assert without_times(text) == bare
 
 
 @pytest.mark.parametrize("text", ["", "\ufeff\r\n \r\n", "[ar:Anna]\n[au: instrumental]"])
