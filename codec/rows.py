@@ -194,12 +194,20 @@ def _words(values: list[Any], rows: list[Mapping[str, Any]]) -> pa.Array:
         cleaned = [
             [{**word, "text": _text(word["text"])} for word in words or ()] for words in values
         ]
-        return pa.array(cleaned, WORDS)
+        made = pa.array(cleaned, WORDS)
     except (pa.ArrowException, TypeError, KeyError, ValueError) as error:
         ids = ", ".join(str(row["id"]) for row in rows[:3])
         raise InputError(
             f"words of {ids} or a track after them are no list of start, end (seconds) and text"
         ) from error
+    times = [made.flatten().field(edge).to_numpy(zero_copy_only=False) for edge in ("start", "end")]
+    strange = np.flatnonzero(~np.isfinite(times).all(0))
+    if strange.size:
+        number = made.value_parent_indices()[int(strange[0])].as_py()
+        raise InputError(
+            f"track {rows[number]['id']!r} has a word whose start or end is no finite number"
+        )
+    return made
 
 
 def _text(value: Any) -> str | None:

@@ -3,17 +3,20 @@
 It knows token corpora and aligners by name, not how any of them works.
 """
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel
 
 from codec.corpus import Corpus, CorpusWriter
-from conditioning.base import Aligner, Track, Word
+from codec.tokens import TokenSpec
+from conditioning.base import Aligner, AlignmentMap, Track, Word
 from conditioning.maps import write_map
 from plugins import registry
 from plugins.ground.config import build_config
@@ -22,6 +25,10 @@ from plugins.ground.progress import Progress
 
 SECONDS_AT_RISK = 60.0
 """How much work a kill may cost, besides the track at hand."""
+LATITUDE = 0.05
+"""Seconds by which times may miss their bounds, as frames do; they are moved to them."""
+ROUNDING = 1e-3
+"""The same of confidences."""
 
 
 @dataclass
@@ -66,7 +73,7 @@ def align_corpus(
 
     Raises:
         InputError: no corpus or no lyrics in it, no such aligner, setting or folder, or an aligner
-            that can't work here or on this corpus.
+            that can't work here or on this corpus, or breaks; words that were found are kept.
     """
     corpus, settings = Corpus(folder), dict(settings or {})
     told = {"audio": audio, "total_seconds": corpus.settings.get("total_seconds")}
@@ -84,7 +91,7 @@ def align_corpus(
     if run.result.without == len(corpus):
         raise InputError(
             f"no track of {folder} has lyrics: give them in metadata.jsonl or in the files' tags "
-            "and tokenize again, or in --lyrics of prior.sample"
+            "and tokenize into another folder, or in --lyrics of prior.sample"
         )
     print("\n".join(_summary(run.result, corpus, fallback)))
     return run.result
@@ -115,11 +122,14 @@ class _Chosen:
                 its settings.
         """
         found = registry.get(registry.ALIGNERS, name)
-        if reason := found.why_not():
-            raise InputError(f"aligner {name!r} can't work here: {reason}")
+        with registry.blaming(found, "say whether it can work here"):
+            reason = found.why_not()
+        if reason:
+            raise InputError(f"aligner {name!r} can't work here: {_one_line(reason)}")
         fields = found.Config.model_fields
         taken = {key: value for key, value in offered.items() if key in fields}
-        config = _config(name, found.Config, {**taken, **meant})
+        with registry.blaming(found, "take its settings"):
+            config = _config(name, found.Config, {**taken, **meant})
         hears = "audio" in fields and fields["audio"].is_required()
         if hears and not any(row["path"] for row in corpus.tracks()):
             raise InputError(
@@ -131,7 +141,45 @@ class _Chosen:
     @cached_property
     def aligner(self) -> Aligner:
         """Ready to align."""
-        return self.cls(self.config)
+        with registry.blaming(self.cls, "be made"):
+            return self.cls(self.config)
+
+    def words(self, row: Track, spec: TokenSpec) -> list[Word] | str:
+        """A track's words, one for each of its lyrics; or in one line why there are none.
+
+        Raises:
+            InputError: the aligner breaks, or gives what are no words; names its distribution.
+        """
+        aligner, track = self.aligner, row["id"]
+        with registry.blaming(self.cls, f"align {track}"):
+            # Words that the track has may be wrong, and conditioners go by them.
+            made = aligner.align({**row, "words": []}, spec)
+        if isinstance(made, str):
+            return _one_line(made) or "it gives no reason"
+        if isinstance(made, list) and not made:
+            return "it gives no words"
+        try:
+            return _checked(made, row["lyrics"].split(), self._seconds(row, spec))
+        except ValueError as error:
+            raise InputError(f"{registry.origin(self.cls)}: of {track}, {error}") from error
+
+    def map_of(self, track: str) -> AlignmentMap | None:
+        """What the words of the track that was aligned last went by.
+
+        Raises:
+            InputError: it is no map; names the aligner's distribution.
+        """
+        with registry.blaming(self.cls, f"show the map of {track}"):
+            seen = self.aligner.map
+            if seen is not None and (wrong := _broken(seen)):
+                raise InputError(f"{registry.origin(self.cls)}: the map of {track} {wrong}")
+        return seen
+
+    def _seconds(self, row: Track, spec: TokenSpec) -> float:
+        """When words may end at last: with the song that a track is a part of."""
+        total = getattr(self.config, "total_seconds", None)
+        whole = float(total) if isinstance(total, int | float) else 0.0
+        return max(row["num_samples"] / spec.sample_rate, whole) or math.inf
 
 
 class _Run:
@@ -148,28 +196,34 @@ class _Run:
 
     def align_shard(self, number: int, bar: Progress) -> None:
         """Align the tracks of one shard, publishing now and then."""
-        wanted = {row["id"] for row in Corpus(self.folder).shard_rows(number) if self._wants(row)}
+        rows = Corpus(self.folder).shard_rows(number)
+        wanted = {row["id"]: row["words"] for row in rows if self._wants(row)}
+        # Those of older corpora, that no shard may hold any more.
+        bad = [track for track, words in wanted.items() if not _timed(words)]
         bar.advance(self.writer.manifest.shards[number].rows - len(wanted))
         while wanted:
-            started, found = time.monotonic(), {}
-            # Opened anew each time, since publishing takes the old file away.
-            for row in Corpus(self.folder).shard_rows(number):
-                if row["id"] not in wanted:
-                    continue
-                wanted.remove(row["id"])
-                if words := self._align(row):
-                    found[row["id"]] = [_entry(word) for word in words]
-                bar.advance()
-                if time.monotonic() - started > SECONDS_AT_RISK:
-                    break
-            if found:
-                self.writer.set_words(number, found)
+            started = time.monotonic()
+            found: dict[str, list[dict[str, Any]]] = {track: [] for track in bad if track in wanted}
+            try:
+                # Opened anew each time, since publishing takes the old file away.
+                for row in Corpus(self.folder).shard_rows(number):
+                    if row["id"] not in wanted:
+                        continue
+                    del wanted[row["id"]]
+                    if words := self._align(row):
+                        found[row["id"]] = [_entry(word) for word in words]
+                    bar.advance()
+                    if time.monotonic() - started > SECONDS_AT_RISK:
+                        break
+            finally:
+                if found:
+                    self.writer.set_words(number, found)
 
     def _wants(self, row: Track) -> bool:
         """Whether a track is to be aligned; counts it if not."""
         if not row["lyrics"].strip():
             self.result.without += 1
-        elif row["words"] and not self.again:
+        elif row["words"] and _timed(row["words"]) and not self.again:
             self.result.there += 1
         else:
             return True
@@ -177,7 +231,7 @@ class _Run:
 
     def _align(self, row: Track) -> list[Word]:
         """A track's words, none if it can't be aligned; says which."""
-        made = self.chosen.aligner.align(row, self.spec)
+        made = self.chosen.words(row, self.spec)
         if isinstance(made, str):
             return self._align_otherwise(row, made)
         sure = sum(word.confidence for word in made) / max(1, len(made))
@@ -190,7 +244,7 @@ class _Run:
 
     def _align_otherwise(self, row: Track, reason: str) -> list[Word]:
         """The fallback's words, if there is one; says so."""
-        made = self.other.aligner.align(row, self.spec) if self.other else ""
+        made = self.other.words(row, self.spec) if self.other else ""
         if self.other is None or isinstance(made, str):
             self.result.failed[row["id"]] = reason
             also = f"; nor by {self.other.name!r}: {made}" if self.other else ""
@@ -203,7 +257,84 @@ class _Run:
 
     def _keep_map(self, row: Track, by: _Chosen) -> None:
         """What the words went by; a map of words that are gone goes, too."""
-        write_map(self.folder, row["id"], row["lyrics"], by.aligner.map if self.maps else None)
+        seen = by.map_of(row["id"]) if self.maps else None
+        with registry.blaming(by.cls, f"show the map of {row['id']}"):
+            write_map(self.folder, row["id"], row["lyrics"], seen)
+
+
+def _checked(made: Any, texts: Sequence[str], length: float) -> list[Word]:
+    """An aligner's words, with what misses its bounds by a little moved to them.
+
+    Args:
+        made: what it gave.
+        texts: of all words.
+        length: seconds that they may last until.
+
+    Raises:
+        ValueError: they are no words of these texts; says what is wrong.
+    """
+    if not isinstance(made, list):
+        raise ValueError(f"it gives {type(made).__name__}: it must be a list of Word, or a reason")
+    if odd := [type(one).__name__ for one in made if not isinstance(one, Word)]:
+        raise ValueError(f"it gives {odd[0]} among its words: all must be Word")
+    if [word.text for word in made] != list(texts):
+        raise ValueError(
+            f"its {len(made)} words are not the {len(texts)} of the lyrics as white space "
+            "separates them"
+        )
+    words: list[Word] = []
+    last = 0.0
+    for number, word in enumerate(made, start=1):
+        try:
+            start = _within(word.start, last, length, LATITUDE)
+            end = _within(word.end, start, length, LATITUDE)
+            sure = _within(word.confidence, 0.0, 1.0, ROUNDING)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"word {number}, {word.text!r}, {error}") from error
+        words.append(Word(start, end, word.text, sure))
+        last = start
+    return words
+
+
+def _within(given: Any, low: float, high: float, slack: float) -> float:
+    """A number between bounds, moved to them if it misses them by no more than the slack.
+
+    Raises:
+        ValueError: it misses them by more, or is no finite number.
+        TypeError: it is no number.
+    """
+    value = float(given)
+    if not (math.isfinite(value) and low - slack <= value <= high + slack):
+        raise ValueError(
+            f"has {value:g} where {low:g} to {high:g} can be: starts must not go back, words must "
+            "end in the track and not ahead of their start, confidences be 0 to 1"
+        )
+    return min(max(value, low), high)
+
+
+def _timed(words: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all words have times that are numbers."""
+    edges = [word[edge] for word in words for edge in ("start", "end")]
+    return bool(np.isfinite(np.array(edges, float)).all())
+
+
+def _broken(seen: Any) -> str | None:
+    """What is wrong with an aligner's map."""
+    if not isinstance(seen, AlignmentMap):
+        return f"is {type(seen).__name__}: it must be an AlignmentMap"
+    weights, tokens = np.asarray(seen.weights), len(seen.sources)
+    if (weights.ndim, *weights.shape[1:]) != (2, tokens):
+        return f"has weights of shape {[*weights.shape]}: it needs one for each of {tokens} tokens"
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        return "has weights that are negative or no numbers"
+    if not 0 < seen.seconds < math.inf:
+        return f"has frames of {seen.seconds} s"
+    return None
+
+
+def _one_line(reason: Any) -> str:
+    """A stranger's reason in one line."""
+    return " ".join(str(reason).split())
 
 
 def _config(aligner: str, cls: type[BaseModel], settings: Mapping[str, Any]) -> BaseModel:

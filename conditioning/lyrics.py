@@ -211,15 +211,17 @@ def token_sung(
 
     Returns:
         Its index among all tokens; None if the words are not those of the lyrics, as white space
-        separates them.
+        separates them, or times are no numbers.
     """
     written = list(re.finditer(r"\S+", text))
     if not words or [word["text"] for word in words] != [word.group() for word in written]:
         return None
     places = np.searchsorted(sources, [edge for word in written for edge in word.span()])
+    edges = np.array([word[edge] for word in words for edge in ("start", "end")], float)
+    if not np.isfinite(edges).all():
+        return None
     # Words that overlap must not make the lyrics go backwards.
-    edges = np.maximum.accumulate([word[edge] for word in words for edge in ("start", "end")])
-    return int(np.interp(seconds, edges, places))
+    return int(np.interp(seconds, np.maximum.accumulate(edges), places))
 
 
 class _Lyrics(LyricsReader):

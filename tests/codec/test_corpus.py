@@ -1,6 +1,7 @@
 """Token corpora on disk: what comes back, what is refused, and what survives."""
 
 import json
+import math
 import pickle
 import subprocess
 import sys
@@ -256,6 +257,9 @@ BAD_ROWS = [
     ({"id": "n", "mood": "calm"}, "unknown column 'mood'"),
     ({"id": "n", "words": [{"start": 1}]}, "no list of start, end"),
     ({"id": "n", "words": "hello"}, "no list of start, end"),
+    ({"id": "n", "words": [*WORDS, {**WORDS[0], "start": math.nan}]}, "track 'n' has a word whose"),
+    ({"id": "n", "words": [{**WORDS[0], "end": math.inf}]}, "track 'n' has a word whose start or"),
+    ({"id": "n", "words": [{**WORDS[0], "end": 1e300}]}, "track 'n' has a word whose start or end"),
 ]
 
 

@@ -25,8 +25,9 @@ SPEC = TokenSpec(
 STEADY = '''
 import os, signal
 from pathlib import Path
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
-from conditioning.base import Aligner, Word
+from conditioning.base import Aligner, AlignmentMap, Word
 
 class Steady(Aligner):
     """As if all words were equally long; writes down what it was asked to do."""
@@ -69,9 +70,49 @@ class Deaf(Steady):
 
     @classmethod
     def why_not(cls):
-        return "no ears: pip install ears"
+        return "no ears:\\npip install ears"
+
+class Odd(Steady):
+    """Sound but for track e, of which it gives or does what it is told."""
+
+    class Config(BaseModel):
+        does: str
+        log: Path = Path(os.devnull)
+        gain: float = 0.5
+        total_seconds: float | None = None
+        dies_at: str = ""
+
+    def __init__(self, config):
+        super().__init__(config)
+        if config.does == "refuse()":
+            raise RuntimeError("no\\nway")
+
+    def align(self, track, spec):
+        assert track["words"] == []
+        words = super().align(track, spec)
+        self.map = None
+        if track["id"] != "e":
+            return words
+        names = {"words": words, "Word": Word, "self": self, "nan": float("nan"), "Map": Map}
+        return eval(self.config.does, names)
+
+class Mute(Steady):
+    """Can't even say what it lacks."""
+
+    @classmethod
+    def why_not(cls):
+        raise OSError("no\\nmouth")
+
+def Map(shape, value=1.0):
+    return AlignmentMap(np.full(shape, value), 0.1, [0, 1])
 '''
-NAMES = {"steady": "Steady", "listening": "Listening", "deaf": "Deaf"}
+NAMES = {
+    "steady": "Steady",
+    "listening": "Listening",
+    "deaf": "Deaf",
+    "odd": "Odd",
+    "mute": "Mute",
+}
 OWN = [{"start": 0.0, "end": 1.0, "text": "mine"}]
 
 
@@ -189,10 +230,10 @@ def test_again_aligns_what_is_missing_or_everything(corpus: Path, log: Path) -> 
 def test_another_aligner_steps_in_where_one_has_a_reason(
     corpus: Path, log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "a").write_bytes(b"....")
+    (tmp_path / "a").write_bytes(b"..")
     made = align_corpus(corpus, "listening", {}, audio=tmp_path, fallback="linear")
     found = words(corpus)
-    assert found["a"] == [(0, 4, "la"), (0, 4, "le"), (0, 4, "li"), (0, 4, "lo")]
+    assert found["a"] == [(0, 2, "la"), (0, 2, "le"), (0, 2, "li"), (0, 2, "lo")]
     assert found["b"] == [(0, 2, "(instrumental)")]
     assert [text for *_, text in found["e"]] == ["la", "..."]
     assert made.aligned == {"a": 0.25}
@@ -292,6 +333,7 @@ def test_samples_are_aligned_as_the_parts_of_songs_that_they_were_made_as(
             ["--aligner", "steady", "--set", "log=x", "--set", "gain=2"],
             "'steady': setting gain: In",
         ),
+        (["--aligner", "mute"], "'mute' of group jukebox.aligners from steady 1.0 can't say"),
         ([], "aligner 'attention' needs 'model': give --model"),
         (["--model", "nowhere"], "nowhere is no model"),
         (["--layer", "x"], "--layer: "),
@@ -309,8 +351,92 @@ def test_bad_input_is_one_line(corpus: Path, log: Path, arguments: list[str], me
 
 def test_a_corpus_without_lyrics_or_none_at_all(tmp_path: Path, log: Path) -> None:
     CorpusWriter(tmp_path / "tokens", SPEC, {}).append([track("a", "")])
-    with pytest.raises(InputError, match=r"no track of \S+tokens has lyrics: give them in"):
+    with pytest.raises(
+        InputError, match=r"no track of \S+tokens has lyrics: .* tokenize into another fo"
+    ):
         align_corpus(tmp_path / "tokens", "steady", {"log": log})
     with pytest.raises(InputError, match="no token corpus in"):
         align_corpus(tmp_path, "steady", {"log": log})
     assert asked(log) == []
+
+
+ODD = {
+    "1 / 0": "can't align e: ZeroDivisionError: division by zero",
+    "None": "of e, it gives NoneType: it must be a list of Word, or a reason",
+    "tuple(words)": "of e, it gives tuple",
+    "(word for word in words)": "of e, it gives generator",
+    "[None, *words]": "of e, it gives NoneType among its words",
+    "['la', '...']": "of e, it gives str among its words",
+    "words[:1]": "of e, its 1 words are not the 2 of the lyrics",
+    "words[::-1]": "of e, its 2 words are not the 2 of the lyrics",
+    "[Word(nan, 1, 'la', 1), words[1]]": "of e, word 1, 'la', has nan where 0 to 2 can be",
+    "[Word(-1, 1, 'la', 1), words[1]]": "of e, word 1, 'la', has -1 where 0 to 2",
+    "[Word(1, 0.5, 'la', 1), words[1]]": "of e, word 1, 'la', has 0.5 where 1 to 2",
+    "[Word(1, 2.1, 'la', 1), words[1]]": "of e, word 1, 'la', has 2.1 where 1 to 2",
+    "[Word(1.5, 2, 'la', 1), words[1]]": "of e, word 2, '...', has 1 where 1.5 to 2",
+    "[words[0], Word(1, 2, '...', 1.5)]": "of e, word 2, '...', has 1.5 where 0 to 1",
+    "[words[0], Word('x', 2, '...', 1)]": "of e, word 2, '...', could not convert",
+    "[words[0], Word(None, 2, '...', 1)]": "of e, word 2, '...', float() argument",
+    "setattr(self, 'map', 3) or words": "the map of e is int: it must be an AlignmentMap",
+    "setattr(self, 'map', Map((9, 3))) or words": "the map of e has weights of shape [9, 3]",
+    "setattr(self, 'map', Map((9, 2), nan)) or words": "the map of e has weights that are negative",
+}
+
+
+@pytest.mark.parametrize("does", ODD)
+def test_what_a_stranger_gets_wrong_is_laid_at_his_door(corpus: Path, log: Path, does: str) -> None:
+    with pytest.raises(InputError) as caught:
+        align_corpus(corpus, "odd", {"does": does}, again=True, maps=True)
+    said = str(caught.value)
+    assert said.startswith("'odd' of group jukebox.aligners from steady 1.0")
+    assert ODD[does] in said
+    assert "\n" not in said
+    found = words(corpus)
+    assert (found["a"], found["e"]) == (A, [])
+
+
+def test_a_broken_aligner_keeps_what_it_found_before(tmp_path: Path, log: Path) -> None:
+    CorpusWriter(tmp_path / "tokens", SPEC).append([track(name, "la ...") for name in "de"])
+    done = command(log, tmp_path / "tokens", "--aligner", "odd", "--set", "does=1 / 0")
+    assert done.returncode == 2
+    *_, said = done.stderr.splitlines()
+    assert said.startswith("error: 'odd' of group jukebox.aligners from steady 1.0 can't align e: ")
+    assert "Traceback" not in done.stderr
+    assert words(tmp_path / "tokens") == {"d": E, "e": []}
+    with pytest.raises(InputError, match=r"from steady 1.0 can't be made: RuntimeError: no way"):
+        align_corpus(tmp_path / "tokens", "odd", {"does": "refuse()"})
+
+
+def test_what_misses_by_little_is_moved_and_songs_may_go_on(corpus: Path, log: Path) -> None:
+    near = "[Word(-0.01, 2.04, 'la', 1.0001), Word(-0.02, 2.0, '...', 0)]"
+    align_corpus(corpus, "odd", {"does": near})
+    assert words(corpus)["e"] == [(0, 2, "la"), (0, 2, "...")]
+    beyond = "[words[0], Word(2, 5, '...', 0)]"
+    align_corpus(corpus, "odd", {"does": beyond, "total_seconds": 5.0}, again=True)
+    assert words(corpus)["e"][1] == (2, 5, "...")
+
+
+@pytest.mark.parametrize(
+    ("does", "reason"),
+    [("[]", "it gives no words"), ("'no\\n voice'", "no voice"), ("''", "it gives no reason")],
+)
+def test_no_words_are_a_reason_and_reasons_are_one_line(
+    corpus: Path, log: Path, does: str, reason: str
+) -> None:
+    made = align_corpus(corpus, "odd", {"does": does}, fallback="linear")
+    assert made.instead["e"] == reason
+    assert len(words(corpus)["e"]) == 2
+
+
+def test_times_of_older_corpora_that_are_no_numbers_are_found_anew(
+    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = [{"start": float("nan"), "end": 1.0, "text": "la"}]
+    rows = [track("d", "x", words=bad), track("e", "la ...", words=bad), track("f", "x", words=OWN)]
+    with monkeypatch.context() as older:
+        older.setattr("codec.rows.np.isfinite", lambda times: np.ones_like(times, bool))
+        CorpusWriter(tmp_path / "tokens", SPEC).append(rows)
+    monkeypatch.setattr("conditioning.aligning.SECONDS_AT_RISK", 0)
+    align_corpus(tmp_path / "tokens", "steady", {"log": log})
+    assert asked(log) == ["d", "e"]
+    assert words(tmp_path / "tokens") == {"d": [(0, 2, "x")], "e": E, "f": [(0, 1, "mine")]}

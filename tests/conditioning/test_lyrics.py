@@ -141,6 +141,13 @@ def test_words_that_are_not_the_lyrics_are_no_guide():
     assert token_sung(11, "", (), []) is None
 
 
+@pytest.mark.parametrize("edge", ["start", "end"])
+@pytest.mark.parametrize("time", [float("nan"), float("inf"), -float("inf"), None])
+def test_times_that_are_no_numbers_are_no_guide(edge, time):
+    words = [WORDS[0], {**WORDS[1], edge: time}, WORDS[2]]
+    assert token_sung(11, TEXT, range(len(TEXT)), words) is None
+
+
 @given(
     edges=st.lists(st.floats(0, 100), min_size=8, max_size=8),
     seconds=st.lists(st.floats(-10, 200), min_size=2, max_size=9),
