@@ -184,7 +184,8 @@ def strangers(tmp_path, monkeypatch):
     (info / "METADATA").write_text("Name: stranger-kernels\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         f"[{registry.ATTENTION}]\npicky = stranger_kernels:Picky\n"
-        "own = stranger_kernels:Own\nunbuilt = stranger_kernels:Unbuilt\nboastful = stranger_kernels:Boastful\n"
+        "own = stranger_kernels:Own\nunbuilt = stranger_kernels:Unbuilt\n"
+        "boastful = stranger_kernels:Boastful\n"
         "broken = stranger_kernels:Missing\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -200,7 +201,7 @@ def test_kernels_of_strangers_are_asked_and_a_broken_one_is_not_fatal():
     with pytest.warns(UserWarning, match="ignoring attention kernel 'unbuilt'"):
         choose("auto", CPU)
     with pytest.raises(
-        InputError, match="'unbuilt'.*stranger-kernels 1.0 can't say what it can serve"
+        InputError, match=r"'unbuilt'.*stranger-kernels 1\.0 can't say what it can serve"
     ):
         choose("unbuilt", CPU)
     with pytest.raises(InputError, match="'picky' can't serve this: it has no backward pass"):

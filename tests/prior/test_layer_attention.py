@@ -234,8 +234,9 @@ def test_what_it_can_not_do_ends_in_a_line_that_says_whose_it_is(fails: str, rea
 
     with pytest.raises(InputError, match=reason) as caught:
         use()
-    assert "'fading' of group jukebox.attention from fading-kit 1.5 can't serve" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    said = str(caught.value)
+    assert "'fading' of group jukebox.attention from fading-kit 1.5 can't serve" in said
+    assert "\n" not in said
 
 
 @pytest.mark.usefixtures("installed")
