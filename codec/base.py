@@ -7,14 +7,15 @@ B batch, C channels, T samples, N codes of a stream (T // hop), n any number of 
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
 from codec.tiles import Tile, Tiling
-from codec.tokens import TokenSpec
+from codec.tokens import TokenSpec, TokenStream
+from plugins import registry
 from plugins.ground.errors import InputError
 
 
@@ -100,7 +101,7 @@ class Codec(nn.Module, ABC):
         parts: dict[str, list[Tensor]] = {stream.name: [nothing] for stream in self.spec.streams}
         for tile, audio in self._cut(blocks):
             with torch.inference_mode():
-                codes = self.encode_tile(audio[None].to(self.device, torch.float32))
+                codes = self._encoded(audio[None].to(self.device, torch.float32))
             for stream in self.spec.streams:
                 first = (tile.start - tile.left) // stream.hop_length
                 count = tile.stop // stream.hop_length - tile.start // stream.hop_length
@@ -172,8 +173,33 @@ class Codec(nn.Module, ABC):
                 hop = self.spec.stream(name).hop_length
                 seen[name] = stream[None, tile.left // hop : tile.right // hop].to(self.device)
             with torch.inference_mode():
-                audio = self.decode_tile(seen)[0, :, tile.start - tile.left : tile.stop - tile.left]
-            yield audio.clone()
+                audio = self._decoded(seen, finest)
+            yield audio[0, :, tile.start - tile.left : tile.stop - tile.left].clone()
+
+    def _encoded(self, audio: Tensor) -> Mapping[str, Tensor]:
+        """`encode_tile`, held to its word: with fewer codes all that follow would drift."""
+        with registry.blaming(type(self), "encode audio"):
+            codes = self.encode_tile(audio)
+            if not isinstance(codes, Mapping):
+                raise TypeError(f"encode_tile gave a {type(codes).__name__}, not codes by stream")
+            for stream in self.spec.streams:
+                shape = [1, audio.shape[-1] // stream.hop_length]
+                found = codes.get(stream.name)
+                if not _is(found, shape) or found.is_floating_point() or found.dtype == torch.bool:
+                    raise ValueError(
+                        f"encode_tile must give {shape} integers as stream {stream.name!r}, "
+                        f"not {_described(found)}"
+                    )
+        return codes
+
+    def _decoded(self, codes: Mapping[str, Tensor], finest: TokenStream) -> Tensor:
+        """`decode_tile`, held to its word."""
+        with registry.blaming(type(self), "decode codes"):
+            audio = self.decode_tile(codes)
+            shape = [1, self.spec.channels, codes[finest.name].shape[-1] * finest.hop_length]
+            if not _is(audio, shape) or not audio.is_floating_point():
+                raise ValueError(f"decode_tile must give {shape} floats, not {_described(audio)}")
+        return audio
 
     def _checked(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The codes as int64, if they are this codec's."""
@@ -185,6 +211,16 @@ class Codec(nn.Module, ABC):
             if stream.numel() and (int(stream.min()) < 0 or int(stream.max()) >= size):
                 raise InputError(f"stream {name!r} holds codes outside of its codebook of {size}")
         return wide
+
+
+def _is(found: Any, shape: list[int]) -> TypeGuard[Tensor]:
+    return isinstance(found, Tensor) and list(found.shape) == shape
+
+
+def _described(found: Any) -> str:
+    if isinstance(found, Tensor):
+        return f"{list(found.shape)} {found.dtype}"
+    return "nothing" if found is None else f"a {type(found).__name__}"
 
 
 def _join(held: list[Tensor]) -> Tensor:

@@ -4,9 +4,10 @@ It knows no network: a codec is built by its registry name.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from codec.base import Codec
 from codec.tokens import TokenSpec
@@ -49,10 +50,23 @@ def load_codec(folder: Path | str, device: str | torch.device = "cpu") -> Codec:
     except ValidationError as error:
         raise InputError(f"{Path(folder) / saved.CONFIG} does not say which codec it is") from error
     cls, settings = registry.restore(registry.CODECS, record)
-    codec: Codec = cls(settings)
+    codec = build_codec(cls, settings)
     saved.fill(codec, saved.load_weights(folder), folder)
     codec.spec = _fingerprinted(codec)
     return codec.to(device).eval()
+
+
+def build_codec(cls: Any, config: BaseModel) -> Codec:
+    """A codec of that class, fresh.
+
+    Raises:
+        InputError: its class can't build it, or gives it no spec; names the distribution.
+    """
+    with registry.blaming(cls, "be built"):
+        codec: Codec = cls(config)
+        if not isinstance(codec.spec, TokenSpec):
+            raise TypeError(f"its spec is a {type(codec.spec).__name__}, not a TokenSpec")
+    return codec
 
 
 def require_registered(codec: Codec) -> None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from codec.base import Codec
-from codec.checkpoint import require_registered, save_codec
+from codec.checkpoint import build_codec, require_registered, save_codec
 from codec.data import AudioClips
 from codec.sources import find_sources
 from plugins import registry
@@ -75,10 +75,10 @@ def train_codec(
     )
     if options.dry_run:
         with torch.device("meta"):  # shapes without memory
-            show_cost(training_cost(cls(config), options))
+            show_cost(training_cost(build_codec(cls, config), options))
         return
     torch.manual_seed(options.seed)
-    model: Codec = cls(config)
+    model = build_codec(cls, config)
     require_registered(model)
     spec = model.spec
     hop = spec.coarsest_hop
@@ -122,7 +122,8 @@ class CodecTask(Task):
     def prepare(self) -> None:
         """Let the codec look at clips [C, T] of the training set."""
         count = min(PREPARING_CLIPS, len(self.clips.crops))
-        self.module.prepare_training(self.clips(index) for index in range(count))
+        with registry.blaming(type(self.module), "prepare its training"):
+            self.module.prepare_training(self.clips(index) for index in range(count))
 
     def item(self, index: int) -> Mapping[str, Tensor]:
         """One clip [C, T]."""
@@ -131,7 +132,7 @@ class CodecTask(Task):
     def loss(self, module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The codec's own loss of a batch [B, C, T]."""
         assert isinstance(module, Codec)
-        return module.training_step(batch["audio"])
+        return _step(module, batch["audio"])
 
     def evaluate(self, module: nn.Module) -> dict[str, float]:
         """Mean figures over at most `EVALUATED_CLIPS` held-out clips, each time the same."""
@@ -142,7 +143,7 @@ class CodecTask(Task):
         count = min(EVALUATED_CLIPS, len(self.held_out.crops))
         device = next(module.parameters()).device
         for index in range(count):
-            _, figures = module.training_step(self.held_out(index)[None].to(device))
+            _, figures = _step(module, self.held_out(index)[None].to(device))
             for name, value in figures.items():
                 total[name] += value.item() / count
         return dict(total)
@@ -151,3 +152,18 @@ class CodecTask(Task):
         """Publish the codec's folder."""
         assert isinstance(module, Codec)
         save_codec(module, folder)
+
+
+def _step(codec: Codec, audio: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """`training_step` on audio [B, C, T], held to its word."""
+    with registry.blaming(type(codec), "take a training step"):
+        made = codec.training_step(audio)
+        if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], Mapping)):
+            raise TypeError("training_step must give a loss and figures by name")
+        loss, figures = made
+        for name, value in {**figures, "loss": loss}.items():
+            if not (isinstance(value, Tensor) and value.ndim == 0):
+                raise TypeError(f"training_step must give {name!r} as a tensor of one number, []")
+        if not loss.is_floating_point():
+            raise TypeError(f"training_step must give a loss of floats, not {loss.dtype}")
+    return loss, dict(figures)

@@ -68,7 +68,7 @@ def find(name: str) -> type[Command]:
 
 def _summary(plugin: registry.Plugin) -> str:
     try:
-        doc = inspect.getdoc(plugin.load()) or ""
+        doc = inspect.cleandoc(plugin.load().__doc__ or "")  # its own, not that of its base
     except InputError:
         return f"can't be loaded from {plugin.distribution}: `jukebox plugins` says why"
     return doc.partition("\n")[0]

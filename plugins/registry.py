@@ -58,9 +58,13 @@ class Plugin:
         """Import the class.
 
         Raises:
-            InputError: its module can't be imported or lacks it, or it is not what its group
-                holds; names the distribution.
+            InputError: its name can't be used, its target names no class, its module can't be
+                imported or lacks it, or it is not what its group holds; names the distribution.
         """
+        if not re.fullmatch(r"[^\s./,]+", self.name):
+            raise InputError(f"{self}: a name can't be empty or hold '.', '/', ',' or white space")
+        if self.target.endswith(":"):
+            raise InputError(f"{self}: {self.target[:-1]} names no class: write module:Class")
         try:
             found = _import(self.target)
         except (Exception, SystemExit) as error:  # whatever a stranger's module raises on import
@@ -261,7 +265,8 @@ def _entries(
 ) -> Iterator[tuple[entrypoints.Distribution, list[entrypoints.EntryPoint]]]:
     """Each distribution below a folder, and its entry points in a group.
 
-    Read file by file, so that a malformed one costs itself only.
+    Read file by file, so that here a malformed one costs itself only. Libraries that scan the path
+    for their own plugins, as PyTorch does when imported, may still stop at it.
     """
     for kind in ("*.dist-info", "*.egg-info"):
         for file in sorted(Path(folder).glob(f"{kind}/entry_points.txt")):

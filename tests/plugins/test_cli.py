@@ -157,3 +157,25 @@ def test_a_command_that_two_offer_is_refused_with_both(stranger, tmp_path):
         "error: two plugins are named 'shout' in jukebox.commands: of stranger-kit and rival-kit; "
         "uninstall one of them\n"
     )
+
+
+@pytest.mark.parametrize("text", [b"[other.group]\nno equals sign\n", b"\xff\xfe"])
+def test_a_malformed_file_and_a_command_without_a_docstring(tmp_path: Path, text: bytes) -> None:
+    files = {"bad-1": text, "mute-1": b"[jukebox.commands]\nmute = mute_command:Mute\n"}
+    for name, content in files.items():
+        (tmp_path / f"{name}.dist-info").mkdir()
+        (tmp_path / f"{name}.dist-info" / "entry_points.txt").write_bytes(content)
+    (tmp_path / "mute_command.py").write_text(
+        "from plugins.ground.command import Command\nclass Mute(Command):\n"
+        "    def cli_cmd(self):\n        pass\n"
+    )
+    env = {name: value for name, value in os.environ.items() if "PYDANTIC" not in name}
+    run = subprocess.run(
+        [sys.executable, "-m", "plugins.cli"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**env, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+    )
+    assert run.returncode == 0, run.stderr
+    assert "mute" in [line.strip() for line in run.stdout.splitlines()]

@@ -121,7 +121,7 @@ def test_attributes_may_be_dotted(site):
         ("raise RuntimeError('one\\n\\ntwo')", "broken_module:X", "RuntimeError: one two"),
         ("def", "broken_module:X", "SyntaxError"),
         ("", "broken_module:X", "no attribute 'X'"),
-        ("", "broken_module", "no attribute ''"),
+        ("", "broken_module", "names no class: write module:Class"),
         ("", "absent_module:X", "No module named 'absent_module'"),
     ],
 )
@@ -345,3 +345,17 @@ def test_a_class_that_no_distribution_offers_has_a_record_without_one():
     assert (kept.distribution, kept.version, kept.config) == ("", "", {"width": 4})
     with pytest.raises(InputError, match="an unnamed package"):
         registry.restore(GROUP, kept)
+
+
+@pytest.mark.parametrize("name", ["a.b", "a/b", "a,b", "a b"])
+def test_a_name_that_can_t_be_used_is_refused(site, name):
+    site.distribution("kit-1.dist-info", entry(name, "named_module:Whole"))
+    site.module("named_module", GOOD)
+    with pytest.raises(InputError, match=r"from kit 1: a name can't be empty or hold"):
+        registry.get(GROUP, name)
+
+
+def test_a_target_without_a_class_is_refused(site):
+    site.distribution("kit-1.dist-info", entry("bare", "bare_module"))
+    with pytest.raises(InputError, match="bare_module names no class: write module:Class"):
+        registry.get(GROUP, "bare")
