@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from conditioning.base import Word
+from conditioning.linear import filled
 from plugins.attention_aligner.path import Sung
 
 
@@ -23,34 +24,23 @@ def word_places(text: str, sources: Sequence[int]) -> list[tuple[int, int]]:
 def timed_words(
     words: Sequence[str], sung: Sequence[Sung | None], seconds: float, length: float
 ) -> list[Word]:
-    """Frames as times.
+    """Frames as times; words that were passed over lie between those around them.
 
-    Words that were passed over share the time between those around them; ahead of the first and
-    behind the last that was found there is none to share, since nothing says when that begins.
+    Args:
+        words: texts of all words.
+        sung: the frames of each; some have them.
+        seconds: of a frame.
+        length: of the track, in seconds.
     """
-    known = [number for number, one in enumerate(sung) if one]
-    timed = []
-    for number, (text, one) in enumerate(zip(words, sung, strict=True)):
-        if one:
-            start, end = one.first * seconds, (one.last + 1) * seconds
-        else:
-            start, end = _between(number, known, sung, seconds)
-        timed.append(
-            Word(min(start, length), min(end, length), text, one.confidence if one else 0.0)
+    found = [
+        Word(
+            min(one.first * seconds, length),
+            min((one.last + 1) * seconds, length),
+            text,
+            one.confidence,
         )
-    return timed
-
-
-def _between(
-    number: int, known: Sequence[int], sung: Sequence[Sung | None], seconds: float
-) -> tuple[float, float]:
-    """Start and end of a word that was passed over."""
-    place = int(np.searchsorted(known, number))
-    before = sung[known[place - 1]] if place else None
-    after = sung[known[place]] if place < len(known) else None
-    if before is None or after is None:
-        edge = after.first if after else before.last + 1 if before else 0
-        return edge * seconds, edge * seconds
-    first, behind = known[place - 1] + 1, known[place]
-    edges = np.linspace(before.last + 1, after.first, behind - first + 1) * seconds
-    return float(edges[number - first]), float(edges[number - first + 1])
+        if one
+        else None
+        for text, one in zip(words, sung, strict=True)
+    ]
+    return filled(words, found)

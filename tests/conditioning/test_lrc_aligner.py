@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from codec.corpus import Corpus, CorpusWriter
 from codec.tokens import TokenSpec, TokenStream
+from conditioning.align import Align
 from conditioning.base import Word
 from conditioning.lrc import LrcAligner
 
@@ -91,3 +93,23 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     found = align(song("one", lrc=LRC), audio=tmp_path)
     assert found == f"{tmp_path / 'album' / 's.lrc'} is not UTF-8: save it as plain UTF-8 text"
     assert align(song("one")) == "it has no .lrc: not in the corpus, and --audio is not given"
+
+
+def test_the_command_takes_times_from_files_beside_the_music(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "music" / "album").mkdir(parents=True)
+    (tmp_path / "music" / "album" / "s.lrc").write_text(LRC, "utf-8")
+    corpus = tmp_path / "tokens"
+    other = {**song("two words"), "id": "t", "path": "t.ogg"}
+    CorpusWriter(corpus, SPEC, {}).append([song("one two\nthree"), other])
+    with pytest.raises(SystemExit) as ended:
+        Align.main([str(corpus), "--audio", str(tmp_path / "music"), "--aligner", "lrc"])
+    assert ended.value.code == 0
+    timed, straight = ([w["start"] for w in row["words"]] for row in Corpus(corpus).tracks())
+    assert timed == pytest.approx([2, 2 + 8 / 7, 4])
+    assert straight == pytest.approx([0, 40 / 9])
+    said = capsys.readouterr().out
+    assert "s: 3 words, mean confidence 0.83" in said
+    assert "t: it has no .lrc: not in the corpus, nor beside its recording in " in said
+    assert "; times of 'linear' instead" in said
