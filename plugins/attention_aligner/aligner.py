@@ -39,6 +39,8 @@ LEAST_GAIN = 2.0
 the same attention backwards. Where nothing is followed there is less."""
 SHARPNESS = 8
 """A head counts by its gain to this power: those that are about as good as the best help it."""
+NEGLIGIBLE = 0.01
+"""Of what the best head counts; others are not mixed in."""
 FEW = 7
 """Words that count as so many, since the best of many paths gains something by chance."""
 
@@ -53,9 +55,9 @@ class AttentionAlignerConfig(BaseModel):
     stream: str | None = None
     """Of the prior; None: the coarsest that there is."""
     layer: int | None = None
-    """From 0; None: for each track the one with the head that follows its lyrics best."""
+    """From 0; None: for each track those with the heads that follow its lyrics best."""
     head: int | None = None
-    """From 0; None: for each track the one that follows its lyrics best."""
+    """From 0; None: for each track those that follow its lyrics best."""
     device: str = "auto"
     dtype: Precision = "float32"
     hop_fraction: float = Field(0.5, gt=0, le=1)
@@ -90,12 +92,12 @@ class Found:
         gains = {
             head: Lattice.of(*looks.mixed({head: 1.0}), places).gain(cuts) for head in looks.heads
         }
-        best = max(gains.values())
-        counted = {head: (gain / best) ** SHARPNESS for head, gain in gains.items() if gain > 0}
-        total = sum(counted.values())
-        shares = {head: one / total for head, one in counted.items() if one / total > 0.01}
-        if not shares:
-            shares = {looks.heads[0]: 1.0}
+        best = max(gains, key=lambda head: gains[head])
+        parts = {
+            head: (gain / gains[best]) ** SHARPNESS for head, gain in gains.items() if gain > 0
+        } or {best: 1.0}
+        parts = {head: part for head, part in parts.items() if part > NEGLIGIBLE}
+        shares = {head: part / sum(parts.values()) for head, part in parts.items()}
         seen, even = looks.mixed(shares)
         gain = Lattice.of(seen, even, places).gain(cuts)
         return cls(shares, gain, seen, sung_words(seen, even, places))
@@ -107,7 +109,7 @@ class Found:
 
 
 class AttentionAligner(Aligner):
-    """Reads the times of words off the head that follows them best, of all that look at lyrics.
+    """Reads the times of words off the heads that follow them best, of all that look at lyrics.
 
     Raises:
         InputError: the model has no prior that reads lyrics, or it has no such layer or head.

@@ -29,6 +29,8 @@ FRAMES = 100
 """Of a second."""
 LOG_UNIT = 1 / 1024
 """Acoustic scores are logarithms that PocketSphinx holds in units so many times larger."""
+FLOOR = 0.001
+"""Noise that is added, over the peak: paths are lost in digital silence, which no recording has."""
 ENGLISH = 0.75
 """Share of the words that the dictionary must have."""
 UNHEARD = (
@@ -68,7 +70,7 @@ class PocketsphinxAligner(Aligner):
 
     Words that the dictionary lacks are spoken by simple rules; what is not spoken (signs,
     "[Chorus]") lies between its neighbours and gets confidence 0. Music ahead of the words and
-    between them counts as noise, music as loud as the voice leaves no path: the reason says so.
+    between them counts as noise; music as loud as the voice may leave no path: the reason says so.
 
     Raises:
         InputError: PocketSphinx is not installed, or there is no folder `audio`.
@@ -149,8 +151,10 @@ class PocketsphinxAligner(Aligner):
             return []
         self.decoder.reinit_feat()  # or it goes on from the levels of the track before
         self.decoder.set_align_text(" ".join(parts))
+        noise = np.random.default_rng(0).standard_normal(audio.shape, np.float32)
+        level = (audio / peak + FLOOR * noise).clip(-1, 1)
         self.decoder.start_utt()
-        self.decoder.process_raw((audio * (32767 / peak)).astype("<i2").tobytes(), full_utt=True)
+        self.decoder.process_raw((level * 32767).astype("<i2").tobytes(), full_utt=True)
         self.decoder.end_utt()
         if self.decoder.hyp() is None:
             return []
