@@ -4,6 +4,7 @@ from .base import (
     AuxiliaryLoss,
     Condition,
     Conditioner,
+    LyricsReader,
     Provides,
     Site,
     Window,
@@ -12,6 +13,8 @@ from .base import (
 from .codes import UpperCodes
 from .fuse import fuse
 from .labels import Artist, Genre
+from .linear import LinearAligner
+from .lrc import LrcAligner
 from .lyrics import LyricsMemory, LyricsPrefix
 from .timing import Timing
 
@@ -22,8 +25,11 @@ __all__ = [
     "Condition",
     "Conditioner",
     "Genre",
+    "LinearAligner",
+    "LrcAligner",
     "LyricsMemory",
     "LyricsPrefix",
+    "LyricsReader",
     "Provides",
     "Site",
     "Timing",

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from codec.tokens import TokenSpec
 from conditioning.base import Aligner, Track, Word
-from conditioning.linear import NO_LYRICS, filled
+from conditioning.words import NO_LYRICS, filled
 from plugins.ground.errors import InputError
 from plugins.ground.files import read_text
 from plugins.ground.lrc import parse_lrc, timed_words

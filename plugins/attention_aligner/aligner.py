@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from codec.tokens import TokenSpec
 from conditioning.base import Aligner, AlignmentMap, LyricsReader, Track, Window, Word
-from conditioning.linear import NO_LYRICS
+from conditioning.words import NO_LYRICS
 from plugins import registry
 from plugins.attention_aligner.looking import (
     MEMORY,

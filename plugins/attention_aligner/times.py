@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from conditioning.base import Word
-from conditioning.linear import filled
+from conditioning.words import filled
 from plugins.attention_aligner.path import Sung
 
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from codec.audio import AudioError, read_audio
 from codec.tokens import TokenSpec
 from conditioning.base import Aligner, Track, Word
-from conditioning.linear import NO_LYRICS, filled
+from conditioning.words import NO_LYRICS, filled
 from plugins.ground.errors import InputError
 from plugins.pocketsphinx_aligner.pronunciation import guessed, spoken
 

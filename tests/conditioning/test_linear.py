@@ -7,8 +7,9 @@ import pytest
 
 from codec.tokens import TokenSpec, TokenStream
 from conditioning.base import Word
-from conditioning.linear import LinearAligner, filled, spread
+from conditioning.linear import LinearAligner
 from conditioning.lyrics import lyric_window
+from conditioning.words import filled, spread
 
 SPEC = TokenSpec(
     sample_rate=1000,
