@@ -25,6 +25,7 @@ from prior.attention.pattern import PATTERNS, SelfPattern
 from prior.checkpoint import load_prior, read_config, save_prior
 from prior.config import TransformerConfig, preset
 from prior.engine import Engine
+from prior.job import Job
 from prior.options import SamplingOptions
 from prior.prior import Prior
 from prior.sampling import sample_tokens
@@ -341,3 +342,21 @@ def test_bad_settings_are_named_before_anything_is_written(
     dry = OPTIONS.model_copy(update={"dry_run": True})
     with pytest.raises(InputError, match=message):
         train_prior(tmp_path / "tokens", tmp_path / "prior", **{**settings, "options": dry})
+
+
+@pytest.mark.usefixtures("installed")
+def test_of_several_priors_a_name_goes_to_those_that_it_fits(tmp_path: Path) -> None:
+    save_prior(prior(), tmp_path / "own")
+    save_prior(Prior(preset("tiny", SPEC, "0", **TINY)), tmp_path / "plain")
+    folders = [tmp_path / "own", tmp_path / "plain"]
+    options = SamplingOptions(seconds=1, device="cpu")
+
+    def attends(name: str) -> list[str]:
+        job = Job(folders, options.model_copy(update={"attention": name}))
+        return [job.attention_of(read_config(folder)) for folder in folders]
+
+    assert attends("auto") == ["auto", "auto"]
+    assert attends("sparse") == ["auto", "sparse"]
+    assert attends("fading") == ["fading", "auto"]
+    with pytest.raises(InputError, match="no 'lost'"):
+        attends("lost")
