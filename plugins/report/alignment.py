@@ -81,7 +81,7 @@ LINE_HEIGHT = 1.3
 """Of a line of the lyrics, in rem."""
 LABEL_HEIGHT = 0.85
 """Of its label."""
-LOWEST, HIGHEST = 16.0, 32.0
+LOWEST, HIGHEST = 20.0, 32.0
 """Height of a map, in rem."""
 PHRASE = 48
 """Characters of a label at most, where a line of the lyrics is longer."""

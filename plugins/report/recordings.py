@@ -168,7 +168,7 @@ def read_songs(name: str, corpus: Path, originals: Originals, limit: int) -> Gro
         raise InputError(f"--songs {name} are played from the music itself: give --originals")
     rows = islice(songs.tracks(), limit)
     cards = tuple(_song(row, songs, originals) for row in rows)
-    intro = "Real music. Lyrics that were aligned light up as they are sung."
+    intro = "Recordings. Lyrics that were aligned light up as they are sung."
     return Group(name, intro, cards, len(songs) - len(cards))
 
 
