@@ -10,8 +10,9 @@ them, and prints how far off the onsets are. Figures go to `results.json`, a pic
 The true times are kept from the aligners, but for `lrc`, which is given those of the lines, as
 people who write .lrc files give them: its errors are those of interpolation. `attention` needs a
 prior that has learned lyrics: one that is there (--model: a folder with `codec/` and a prior), or
---train makes one by the recipe of `lyrics_recipe.py`, in hours. Killed and started again, all of
-it goes on where it was. Debian packages: festival, festvox-kallpc16k, espeak-ng.
+--train makes one by the recipe of `lyrics_recipe.py`, in about an hour. Killed and started again,
+all of it goes on where it was; words that were found count until OUT/words is deleted, also when
+the code of an aligner has changed. Debian packages: festival, festvox-kallpc16k, espeak-ng.
 """
 
 import contextlib
@@ -60,7 +61,7 @@ class Lyrics(Command):
 
     out: Path = Field(description="folder for songs, corpora, results and picture")
     model: Path | None = Field(None, description="model folder with a prior that reads lyrics")
-    train: bool = Field(False, description="train such a model first, in OUT/model: hours")
+    train: bool = Field(False, description="train such a model first, in OUT/model: about an hour")
     music: Path = Field(Path("examples/music"), description="what voices are mixed with")
     levels: list[float] = Field(
         [20.0, 10.0, 5.0, 0.0], description="of the voice over the music, in dB"
@@ -75,7 +76,8 @@ class Lyrics(Command):
         """Make what is missing, measure, print."""
         model = lyrics_recipe.train(self.out / "model") if self.train else self.model
         if model is not None:  # said now, and not after an hour
-            codec_of(model), prior_of(model)
+            codec_of(model)
+            prior_of(model)
         bench = Bench(self.out, model, self.music, self.voices, self.levels, self.songs)
         rows, lacking = bench.measure(self.aligners)
         if not rows:

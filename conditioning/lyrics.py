@@ -148,7 +148,7 @@ class LyricsMemoryConfig(LyricsConfig):
     published encoder's."""
     mask_padding: bool = False
     """Layers don't look at the padding ahead of lyrics that are shorter than `tokens`. Published
-    priors do; without, a prior of songs of any length learns far sooner to look at what is sung."""
+    priors look at it. A prior that does not learns far sooner to look at what is sung."""
 
     @field_validator("network")
     @classmethod
