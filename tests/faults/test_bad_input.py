@@ -51,9 +51,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, codec_folder: Path) -> Path:
     (folder / "empty.wav").touch()
     (folder / "notes.wav").write_text("not audio at all, " * 20)
     (folder / "cut.flac").write_bytes(b"fLaC" + bytes(30))
-    (folder / "sung").mkdir()
-    shutil.copy(folder / "one.wav", folder / "sung")
-    (folder / "sung" / "one.lrc").write_text("[ti:One]\n[00:01.00]la\nwithout a time\n")
+    sung = tmp_path_factory.mktemp("sung", numbered=False)
+    shutil.copy(folder / "one.wav", sung)
+    (sung / "one.lrc").write_text("[ti:One]\n[00:01.00]la\nwithout a time\n")
     return folder
 
 
@@ -107,8 +107,8 @@ def contents(folder: Path) -> dict[Path, bytes]:
         ("prior.sample --out new", "give either folders of priors or --model"),
         ("prior.sample --model broken --out new", "transformer.layers.1.mlp.0.weight holds NaN"),
         ("prior.sample prior --out new --lyrics empty.wav", "lyrics empty.wav are empty"),
-        ("codec.tokenize sung --codec codec --out new", "one.lrc:3: "),
-        ("prior.sample prior --out new --lyrics sung/one.lrc", "one.lrc:3: "),
+        ("codec.tokenize ../sung --codec codec --out new", "one.lrc:3: "),
+        ("prior.sample prior --out new --lyrics ../sung/one.lrc", "one.lrc:3: "),
         ("conditioning.align tokens --aligner linear", "has lyrics"),
         ("prior.train tokens --out new --preset tiny --attention xformers", "can't serve"),
         ("prior.sample prior --out new --dtype int8", "--dtype"),
