@@ -1,0 +1,89 @@
+// What native modules stand on: vectors of floats, and threads that wait for one another.
+//
+// It knows no music and no network. Vectors are those of GCC and Clang, as wide as the machine's
+// registers; threads are started for each call and gone after it, so nothing is left behind.
+
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+namespace native {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, REGISTERS = 32;
+#elif defined(__AVX__)
+constexpr int LANES = 8, REGISTERS = 16;
+#elif defined(__aarch64__)
+constexpr int LANES = 4, REGISTERS = 32;
+#else
+constexpr int LANES = 4, REGISTERS = 16;
+#endif
+
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+
+inline Floats load(const float* from) {
+    Floats lanes;
+    std::memcpy(&lanes, from, sizeof lanes);
+    return lanes;
+}
+
+inline void store(float* to, Floats lanes) { std::memcpy(to, &lanes, sizeof lanes); }
+
+inline Floats all(float value) { return value - Floats{}; }
+
+inline float sum(Floats lanes) {
+    // By halves, so that rounding is alike for every width of the registers' halves.
+    float part[LANES];
+    store(part, lanes);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; ++i) part[i] += part[i + half];
+    return part[0];
+}
+
+// Where threads wait until all have come. Waiting is short, so it spins; it gives way when it is
+// not, since the machine may have other work for the core.
+class Barrier {
+  public:
+    explicit Barrier(int threads) : threads(threads) {}
+
+    void wait() {
+        const int now = turn.load(std::memory_order_relaxed);
+        if (here.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
+            here.store(0, std::memory_order_relaxed);
+            turn.store(now + 1, std::memory_order_release);
+            return;
+        }
+        for (int spins = 0; turn.load(std::memory_order_acquire) == now; ++spins)
+            if (spins > 10000) std::this_thread::yield();
+    }
+
+  private:
+    const int threads;
+    std::atomic<int> here{0}, turn{0};
+};
+
+// Call `work(thread)` on so many threads, of which this one is the first.
+template <class Work> void together(int threads, Work work) {
+    std::vector<std::thread> others;
+    for (int thread = 1; thread < threads; ++thread) others.emplace_back(work, thread);
+    work(0);
+    for (auto& other : others) other.join();
+}
+
+// A thread's share of `count` things, in whole groups of `group`.
+struct Share {
+    int64_t start, stop;
+    Share(int64_t count, int thread, int threads, int64_t group = 1) {
+        const int64_t groups = (count + group - 1) / group;
+        start = groups * thread / threads * group;
+        stop = groups * (thread + 1) / threads * group;
+        if (stop > count) stop = count;
+    }
+};
+
+}  // namespace native
