@@ -7,75 +7,16 @@ B batch, P codes of a prompt, V tokens, W width.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from conditioning.base import Condition
 from plugins.ground.errors import InputError
+from prior.drawing import PLAIN, Drawing, choose
+from prior.methods import AUTO, make_steps
 from prior.prior import NOTHING, Prior
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How codes are chosen by their logits.
-
-    Raises:
-        InputError: a setting can't be.
-    """
-
-    temperature: float = 1.0
-    """Logits are divided by it, before anything is dropped."""
-    top_k: int = 0
-    """Keep the k likeliest codes and those that tie with the last; 0 keeps all."""
-    top_p: float = 0.0
-    """Keep a code if those likelier than it hold less than this probability (Holtzman et al. 2019,
-    arXiv 1904.09751), of what `top_k` left; 0 keeps all."""
-
-    def __post_init__(self) -> None:
-        if not (self.temperature > 0 and self.top_k >= 0 and 0 <= self.top_p <= 1):
-            raise InputError(
-                f"temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p}: needed "
-                "are a temperature above 0, top_k of 0 or more and top_p from 0 to 1"
-            )
-
-
-PLAIN = Drawing()
-
-
-def filter_logits(logits: Tensor, drawing: Drawing = PLAIN) -> Tensor:
-    """Scale logits [B, V] of one position and drop unlikely codes, in float64; -inf if dropped.
-
-    On the CPU, since MPS has no float64, and so that equal logits give equal draws everywhere.
-    """
-    scaled = logits.cpu().double() / drawing.temperature
-    if 0 < drawing.top_k < scaled.shape[-1]:
-        least = scaled.topk(drawing.top_k, -1).values[:, -1:]
-        scaled = scaled.masked_fill(scaled < least, -torch.inf)
-    if 0 < drawing.top_p < 1:
-        ordered, _ = scaled.sort(-1, descending=True)
-        chances = ordered.softmax(-1)
-        kept = (chances.cumsum(-1) - chances < drawing.top_p).sum(-1, keepdim=True)
-        least = ordered.gather(-1, (kept - 1).clamp(min=0))
-        scaled = scaled.masked_fill(scaled < least, -torch.inf)
-    return scaled
-
-
-def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Draw codes [B] by inverse CDF.
-
-    Args:
-        logits: [B, V] on the CPU; codes at -inf are never drawn.
-        uniforms: [B] float64 in [0, 1), on the CPU.
-
-    Returns:
-        The first code, in order of number, whose cumulative probability exceeds the uniform.
-    """
-    rising = logits.double().softmax(-1).cumsum(-1)
-    # Divided by the last, so that rounding can't leave a uniform above all of them.
-    rising /= rising[:, -1:].clone()
-    return torch.searchsorted(rising, uniforms[:, None].contiguous(), right=True)[:, 0]
+from prior.steps import finite
 
 
 class Engine:
@@ -91,6 +32,7 @@ class Engine:
         condition: Condition = NOTHING,
         batch: int = 1,
         length: int | None = None,
+        method: str = AUTO,
     ) -> None:
         """Allocate the caches.
 
@@ -99,6 +41,11 @@ class Engine:
             condition: of the batch, over the whole context.
             batch: B.
             length: codes that there will be at most, prompt included; the context by default.
+            method: who makes the steps, a name of `prior.methods.STEPS`; "auto": the fastest that
+                can serve.
+
+        Raises:
+            InputError: the method can't serve this prior.
         """
         self.prior = prior.eval()
         self.condition = condition
@@ -110,6 +57,7 @@ class Engine:
             self.caches = prior.transformer.caches(
                 batch, prior.kernel, prior.memory_kernel(condition), prior.prefix + self.length
             )
+            self.steps = make_steps(method, self.prior, condition, self.caches, batch)
 
     @torch.inference_mode()
     def prefill(self, codes: Tensor) -> Tensor:
@@ -130,8 +78,12 @@ class Engine:
         for cache in self.caches:
             cache.clear()
         x = prior.inputs(codes, self.condition)
+        hidden = prior.transformer(x, self.caches, self.condition.memory)[:, -1]
+        told = self.condition.position
+        logits = prior.head(hidden, None if told is None else told[:, length]).cpu()
         self.position = length
-        return self._logits(prior.transformer(x, self.caches, self.condition.memory))
+        self.steps.begin()
+        return finite(logits, length)
 
     @torch.inference_mode()
     def step(self, tokens: Tensor) -> Tensor:
@@ -140,45 +92,34 @@ class Engine:
         Raises:
             InputError: there is no room for it, or the logits are not finite.
         """
-        prior, told, position = self.prior, self.condition.position, self.position + 1
-        if position >= self.length:
+        if self.position + 1 >= self.length:
             raise InputError(f"the {self.length} codes that there is room for are there")
-        self.position = position
-        x = prior.embedding(tokens[:, None]) + prior.positions[prior.prefix + position]
-        if told is not None:
-            x = x + told[:, position : position + 1]
-        return self._logits(prior.transformer(x, self.caches))
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        told = self.condition.position
-        logits = self.prior.head(
-            hidden[:, -1], None if told is None else told[:, self.position]
-        ).cpu()
-        if not logits.isfinite().all():
-            kind = str(logits.dtype).removeprefix("torch.")
-            raise InputError(
-                f"the prior's logits leave the range of {kind} at code {self.position}: sample in "
-                "bfloat16 or float32 (--dtype)"
-            )
-        return logits
+        self.position += 1
+        return finite(self.steps.step(tokens, self.position), self.position)
 
     def stream(
         self, prompt: Tensor, stop: int, uniforms: Tensor | None = None, drawing: Drawing = PLAIN
     ) -> Iterator[Tensor]:
         """As `generate`, giving the new codes [B] of one position after the other."""
         self._check(prompt, stop, uniforms)
-        tokens = prompt
-        for turn in range(stop - prompt.shape[1]):
-            logits = self.step(tokens) if turn else self.prefill(prompt)
-            with torch.inference_mode():
-                if uniforms is None:
-                    drawn = logits.argmax(-1)
-                else:
-                    drawn = draw(filter_logits(logits, drawing), uniforms[:, turn].cpu())
-                tokens = drawn.to(prompt.device)
-            # A token of the prefix's vocabulary, which a trained prior hardly ever draws, is fed
-            # back as it is, but no code.
-            yield (tokens - self.prior.prefix_vocab).clamp(min=0)
+        position = prompt.shape[1]
+        if position == stop:
+            return
+        chances = None if uniforms is None else uniforms.cpu()
+        with torch.inference_mode():
+            first = None if chances is None else chances[:, 0]
+            tokens = choose(self.prefill(prompt), first, drawing).to(prompt.device)
+        yield self._codes(tokens)
+        rest = None if chances is None else chances[:, 1:]
+        for drawn in self.steps.run(tokens, position + 1, rest, drawing, stop):
+            self.position += 1
+            yield self._codes(drawn)
+
+    def _codes(self, tokens: Tensor) -> Tensor:
+        """What tokens are as codes; one of the prefix's vocabulary, which a trained prior hardly
+        ever draws, is fed back as it is, but no code.
+        """
+        return (tokens - self.prior.prefix_vocab).clamp(min=0)
 
     def generate(
         self, prompt: Tensor, stop: int, uniforms: Tensor | None = None, drawing: Drawing = PLAIN

@@ -25,7 +25,8 @@ from plugins.ground.saved import WEIGHTS
 from prior.checkpoint import load_prior
 from prior.config import PriorConfig
 from prior.data import reads, stack, window_alignment
-from prior.engine import Drawing, Engine
+from prior.drawing import Drawing
+from prior.engine import Engine
 from prior.items import Item
 from prior.job import Job
 from prior.options import FREE, SamplingOptions

@@ -11,6 +11,10 @@
 #include <thread>
 #include <vector>
 
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
 namespace native {
 
 #if defined(__AVX512F__)
@@ -36,13 +40,18 @@ inline void store(float* to, Floats lanes) { std::memcpy(to, &lanes, sizeof lane
 
 inline Floats all(float value) { return value - Floats{}; }
 
+// By halves.
 inline float sum(Floats lanes) {
-    // By halves, so that rounding is alike for every width of the registers' halves.
-    float part[LANES];
-    store(part, lanes);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; ++i) part[i] += part[i + half];
-    return part[0];
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)lanes);
+#elif defined(__AVX__)
+    __m128 part = _mm_add_ps(_mm256_castps256_ps128((__m256)lanes),
+                             _mm256_extractf128_ps((__m256)lanes, 1));
+    part = _mm_add_ps(part, _mm_movehl_ps(part, part));
+    return _mm_cvtss_f32(_mm_add_ss(part, _mm_movehdup_ps(part)));
+#else
+    return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
+#endif
 }
 
 // Where threads wait until all have come. Waiting is short, so it spins; it gives way when it is

@@ -49,7 +49,7 @@ def _loaded(source: Path) -> ctypes.CDLL:
     compiler = _compiler()
     flags = [*FLAGS, *_for_this_processor(), f"-I{HEADER.parent}"]
     name = f"{source.parent.name}-{source.stem}-{_key(source, compiler, flags)}.so"
-    for folder in (_cache(), Path(tempfile.gettempdir()) / f"jukebox-toolkit-{_user()}"):
+    for folder in (cache_folder(), Path(tempfile.gettempdir()) / f"jukebox-toolkit-{_user()}"):
         try:
             return ctypes.CDLL(str(_built(source, compiler, flags, folder / name)))
         except OSError as error:  # a folder that can't be written, or may not hold programs
@@ -107,7 +107,8 @@ def _processor() -> str:
     return "\n".join(dict.fromkeys(line for line in lines if line.startswith(told)))
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where this toolkit keeps what it can make again."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(base) / "jukebox-toolkit"
 

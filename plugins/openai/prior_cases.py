@@ -28,7 +28,8 @@ from plugins.openai.comparison import (
     compare_all,
 )
 from prior.checkpoint import load_prior, read_config
-from prior.engine import Drawing, Engine
+from prior.drawing import Drawing
+from prior.engine import Engine
 from prior.options import SamplingOptions
 from prior.prior import Prior
 from prior.sampling import sample_tokens

@@ -8,7 +8,8 @@ from codec.tokens import TokenSpec, TokenStream
 from conditioning.base import Condition
 from plugins.ground.errors import InputError
 from prior.config import preset
-from prior.engine import Drawing, Engine, draw, filter_logits
+from prior.drawing import Drawing, draw, filter_logits
+from prior.engine import Engine
 from prior.prior import Prior
 
 VOCAB, CONTEXT = 7, 20

@@ -20,7 +20,8 @@ from plugins.ground.errors import InputError
 from plugins.ground.saved import save_config
 from prior.checkpoint import load_prior, save_prior
 from prior.config import preset
-from prior.engine import Drawing, Engine, draw, filter_logits
+from prior.drawing import Drawing, draw, filter_logits
+from prior.engine import Engine
 from prior.job import Job, sampling_cost
 from prior.options import SamplingOptions
 from prior.plan import steps, uniforms

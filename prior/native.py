@@ -1,0 +1,253 @@
+"""One-token steps in C++ on a CPU, near the speed of its memory: `native.cpp` for a prior.
+
+Weights and caches stay where PyTorch keeps them; C++ is told where. It knows no patterns either:
+what a query sees is a table of slots. Shapes: B batch, H heads, C slots, D width of a head,
+N rows and K columns of a weight, V tokens, W width.
+"""
+
+import ctypes
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from conditioning.base import Condition
+from plugins.ground import native
+from prior.attention.cache import LayerCache, MemoryCache
+from prior.attention.pattern import SelfPattern
+from prior.drawing import Drawing
+from prior.int8 import Int8Linear
+from prior.prior import Prior
+from prior.steps import Caches, Steps, overflow
+from prior.transformer import Attention, Layer, MemoryAttention
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+AT_ONCE = 64
+"""Steps in one call, between which Python can be interrupted."""
+
+_POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = (
+        *((name, _POINTER) for name in ("numbers", "scale", "bias")),
+        *((name, _INT) for name in ("rows", "columns", "kind")),
+    )
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *(
+            (f"{norm}_{part}", _POINTER)
+            for norm in ("attention", "mlp")
+            for part in ("gain", "bias")
+        ),
+        *((name, _Matrix) for name in ("query", "out", "up", "down")),
+        *((name, _POINTER) for name in ("keys", "values", "slot", "start", "stop", "there")),
+        ("slots", _INT),
+    )
+
+
+class _Model(ctypes.Structure):
+    _fields_ = (
+        ("layers", ctypes.POINTER(_Layer)),
+        *((name, _Matrix) for name in ("embedding", "positions", "head")),
+        ("told", _POINTER),
+        ("told_stride", _LONG),
+        *((name, ctypes.c_float) for name in ("scale", "epsilon")),
+        *((name, _INT) for name in ("depth", "width", "heads", "head_width", "mlp_width")),
+        *((name, _INT) for name in ("batch", "kind", "prefix", "told_output", "seen")),
+    )
+
+
+class _Drawing(ctypes.Structure):
+    _fields_ = (("temperature", ctypes.c_double), ("top_p", ctypes.c_double), ("top_k", _INT))
+
+
+def library() -> ctypes.CDLL | None:
+    """What `native.cpp` was compiled to, or None with a warning."""
+    made = native.load(SOURCE)
+    if made is not None:
+        made.jukebox_generate.restype = _LONG
+        made.jukebox_step.restype = None
+    return made
+
+
+class NativeSteps(Steps):
+    """Steps in C++; those of `run` without Python between them."""
+
+    def __init__(self, prior: Prior, condition: Condition, caches: Caches, batch: int) -> None:
+        super().__init__(prior, condition, caches, batch)
+        made = library()
+        assert made is not None  # `why_not` saw to that
+        self._library = made
+        self._kept: list[Any] = []
+        """Whatever pointers point to."""
+        self._model = self._described()
+        size = (self._model.batch, self._model.head.rows)
+        self._logits = torch.empty(size, dtype=torch.float32)
+
+    @classmethod
+    def why_not(cls, prior: Prior) -> str | None:
+        """It serves priors in float32 or bfloat16 on a CPU, whose layers attend by kernels."""
+        weight = prior.embedding.weight
+        parts = [*prior.transformer.parameters(), *prior.embedding.parameters(), prior.positions]
+        if weight.device.type != "cpu":
+            return f"it runs on a CPU, and the prior is on {weight.device.type}"
+        if weight.dtype not in KINDS or any(part.dtype != weight.dtype for part in parts):
+            return f"it computes float32 and bfloat16, and the prior is in {weight.dtype}"
+        if prior.config.attention is not None:
+            return f"layers attend with {prior.config.attention.name!r}, which is their own"
+        return "there is no C++ to call (no compiler, or switched off)" if not library() else None
+
+    def begin(self) -> None:
+        """See `Steps`: memories are there only now."""
+        for layer, cache in zip(self._layers, self.caches, strict=True):
+            if isinstance(cache, MemoryCache):
+                assert cache.kept is not None  # the first pass came through here
+                keys, values = (self._keep(part.contiguous()) for part in cache.kept)
+                layer.keys, layer.values = keys.data_ptr(), values.data_ptr()
+                layer.slots = keys.shape[2]
+                self._model.seen = max(self._model.seen, layer.slots)
+
+    def step(self, tokens: Tensor, position: int) -> Tensor:
+        """See `Steps`."""
+        current = tokens.contiguous()
+        self._library.jukebox_step(
+            ctypes.byref(self._model),
+            _POINTER(current.data_ptr()),
+            _LONG(position),
+            _POINTER(self._logits.data_ptr()),
+            _INT(torch.get_num_threads()),
+        )
+        return self._logits.clone()
+
+    def run(
+        self, tokens: Tensor, position: int, uniforms: Tensor | None, drawing: Drawing, stop: int
+    ) -> Iterator[Tensor]:
+        """See `Steps`."""
+        for start in range(position, stop, AT_ONCE):
+            count = min(AT_ONCE, stop - start)
+            chances = None
+            if uniforms is not None:
+                chances = uniforms[:, start - position :][:, :count].double().contiguous()
+            drawn = self._generate(tokens, start, count, chances, drawing)
+            yield from drawn.unbind(1)
+            if drawn.shape[1] < count:
+                raise overflow(self.prior.embedding.weight.dtype, start + drawn.shape[1])
+            tokens = drawn[:, -1]
+
+    def _generate(
+        self, tokens: Tensor, start: int, count: int, uniforms: Tensor | None, drawing: Drawing
+    ) -> Tensor:
+        """Tokens [B, count] of the codes from `start` on; fewer where logits were not finite."""
+        current = tokens.contiguous()
+        drawn = torch.empty(len(tokens), count, dtype=torch.int64)
+        made = self._library.jukebox_generate(
+            ctypes.byref(self._model),
+            _POINTER(current.data_ptr()),
+            _LONG(start),
+            _LONG(count),
+            None if uniforms is None else _POINTER(uniforms.data_ptr()),
+            _LONG(count),
+            ctypes.byref(_Drawing(drawing.temperature, drawing.top_p, drawing.top_k)),
+            _POINTER(self._logits.data_ptr()),
+            _POINTER(drawn.data_ptr()),
+            _INT(torch.get_num_threads()),
+        )
+        return drawn[:, :made]
+
+    def _described(self) -> _Model:
+        """The prior as C++ sees it."""
+        prior, told = self.prior, self.condition.position
+        shape = prior.transformer.config
+        layers = [cast(Layer, layer) for layer in prior.transformer.layers]
+        pairs = zip(layers, self.caches, strict=True)
+        self._layers = (_Layer * len(layers))(*(self._layer(*pair) for pair in pairs))
+        seen = [layer.slots for layer in self._layers]
+        head = (prior.output or prior.embedding).weight
+        model = _Model(
+            layers=self._layers,
+            embedding=self._matrix(prior.embedding.weight),
+            positions=self._matrix(prior.positions),
+            head=self._matrix(head),
+            scale=layers[0].scale,
+            epsilon=layers[0].mlp_norm.eps,
+            depth=len(layers),
+            width=shape.width,
+            heads=shape.heads,
+            head_width=shape.attention_width // shape.heads,
+            mlp_width=shape.mlp_width,
+            batch=self.batch,
+            kind=KINDS[head.dtype],
+            prefix=prior.prefix,
+            told_output=prior.config.condition_output,
+            seen=max([1, *seen]),
+        )
+        if told is not None:
+            told = self._keep(told.to(head.dtype).contiguous())
+            model.told, model.told_stride = told.data_ptr(), told.shape[1] * told.shape[2]
+        return model
+
+    def _layer(self, layer: Layer, cache: LayerCache | MemoryCache) -> _Layer:
+        """A layer and its cache; where a memory's lies, `begin` says."""
+        attention, up, down = layer.attention, layer.mlp[0], layer.mlp[2]
+        reads = isinstance(attention, MemoryAttention)
+        query = attention.query if reads else cast(Attention, attention).qkv
+        told = _Layer(
+            attention_gain=self._floats(layer.attention_norm.weight),
+            attention_bias=self._floats(layer.attention_norm.bias),
+            mlp_gain=self._floats(layer.mlp_norm.weight),
+            mlp_bias=self._floats(layer.mlp_norm.bias),
+            query=self._linear(query),
+            out=self._linear(attention.out),
+            up=self._linear(up),
+            down=self._linear(down),
+        )
+        if isinstance(cache, LayerCache):
+            tables = self._keep(slot_tables(cache.pattern))
+            told.slot, told.start, told.stop = (table.ctypes.data for table in tables)
+            told.keys, told.values = cache.keys.data_ptr(), cache.values.data_ptr()
+            told.slots = cache.keys.shape[2]
+        elif (mask := self.condition.memory_mask) is not None:
+            told.there = self._keep(mask.to(torch.uint8).contiguous()).data_ptr()
+        return told
+
+    def _linear(self, linear: nn.Module) -> _Matrix:
+        weight, bias = cast(Tensor, linear.weight), cast(Tensor, linear.bias)
+        matrix = self._matrix(weight)
+        matrix.bias = self._floats(bias)
+        if isinstance(linear, Int8Linear):
+            matrix.scale = self._floats(linear.scale)
+        return matrix
+
+    def _matrix(self, weight: Tensor) -> _Matrix:
+        """A weight [N, K] where it lies."""
+        kept = self._keep(weight.detach().contiguous())
+        rows, columns = kept.shape
+        return _Matrix(numbers=kept.data_ptr(), rows=rows, columns=columns, kind=KINDS[kept.dtype])
+
+    def _floats(self, vector: Tensor) -> int:
+        """Where a vector lies in float32."""
+        return self._keep(vector.detach().float().contiguous()).data_ptr()
+
+    def _keep(self, thing: Any) -> Any:
+        self._kept.append(thing)
+        return thing
+
+
+@functools.lru_cache(maxsize=64)
+def slot_tables(pattern: SelfPattern) -> np.ndarray:
+    """What each position does with a cache: its key's slot, the first that it sees, and behind the
+    last; [3, positions] int32.
+    """
+    positions = range(pattern.block * pattern.blocks)
+    seen = [pattern.visible(position) for position in positions]
+    slots = [pattern.slot(position) for position in positions]
+    table = [slots, [part.start for part in seen], [part.stop for part in seen]]
+    return np.array(table, np.int32)
