@@ -7,16 +7,11 @@ process, and the most memory that PyTorch's allocator had handed out during one,
 counted; then the kernels that can't serve, and why.
 """
 
-import json
-import os
-import statistics
-import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+from measuring import in_turn, peak
 from pydantic import Field
 from rich.console import Console
 from rich.table import Table
@@ -63,7 +58,6 @@ class Attention(Command):
 
     def cli_cmd(self) -> None:
         """Measure and print."""
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler chats
         titles = [title for one in PASSES for title in (one, "/ naive", "MiB", "/ naive")]
         table = Table("pattern", "kernel", *titles)
         refusals: dict[str, None] = {}
@@ -95,17 +89,9 @@ class Attention(Command):
                     refusals[f"{name}, {PASSES[backward]}: {reason}"] = None
                 else:
                     runs.append(Run(name, _work(cls(), (q, k, v), pattern, backward), backward))
-        for run in runs:
-            run.work()  # compiles, and looks up what is kept
-        peaks = [_peak(run.work, device) for run in runs]
-        seconds: list[list[float]] = [[] for _ in runs]
-        for _ in range(self.repeats):  # in turn, so that noise of the machine hits all alike
-            for run, times in zip(runs, seconds, strict=True):
-                times.append(_seconds(run.work, device))
-        return {
-            (run.kernel, run.backward): Cost(statistics.median(times), peak)
-            for run, times, peak in zip(runs, seconds, peaks, strict=True)
-        }
+        works = {(run.kernel, run.backward): run.work for run in runs}
+        times = in_turn(works, self.repeats, device)
+        return {name: Cost(times[name], peak(work, device)) for name, work in works.items()}
 
 
 def _cells(cost: Cost | None, naive: Cost) -> list[str]:
@@ -130,37 +116,6 @@ def _work(
         torch.autograd.grad(kernel(*inputs, pattern).sum(), inputs)
 
     return both if backward else forward
-
-
-def _seconds(work: Callable[[], None], device: torch.device) -> float:
-    started = time.perf_counter()
-    work()
-    if device.type != "cpu":
-        torch.accelerator.synchronize()
-    return time.perf_counter() - started
-
-
-def _peak(work: Callable[[], None], device: torch.device) -> int:
-    """Most bytes that were allocated at a time, beyond those before."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
-        work()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "trace.json"
-        profile.export_chrome_trace(str(file))
-        events = json.loads(file.read_text())["traceEvents"]
-    changes = [event for event in events if event["name"] == "[memory]"]
-    held = peak = 0
-    for event in sorted(changes, key=lambda event: event["ts"]):
-        held += event["args"]["Bytes"]
-        peak = max(peak, held)
-    return peak
 
 
 if __name__ == "__main__":
