@@ -14,7 +14,7 @@ from torch import Tensor
 from conditioning.base import Condition
 from plugins.ground.errors import InputError
 from prior.drawing import PLAIN, Drawing, choose
-from prior.methods import AUTO, make_steps
+from prior.methods import AUTO, pick_steps
 from prior.prior import NOTHING, Prior
 from prior.steps import finite
 
@@ -57,7 +57,9 @@ class Engine:
             self.caches = prior.transformer.caches(
                 batch, prior.kernel, prior.memory_kernel(condition), prior.prefix + self.length
             )
-            self.steps = make_steps(method, self.prior, condition, self.caches, batch)
+        weight = prior.embedding.weight
+        kind = pick_steps(method, prior.config, weight.device, weight.dtype)
+        self.steps = kind(self.prior, condition, self.caches, batch)
 
     @torch.inference_mode()
     def prefill(self, codes: Tensor) -> Tensor:
@@ -101,6 +103,12 @@ class Engine:
         self, prompt: Tensor, stop: int, uniforms: Tensor | None = None, drawing: Drawing = PLAIN
     ) -> Iterator[Tensor]:
         """As `generate`, giving the new codes [B] of one position after the other."""
+        return map(self._codes, self._tokens(prompt, stop, uniforms, drawing))
+
+    def _tokens(
+        self, prompt: Tensor, stop: int, uniforms: Tensor | None, drawing: Drawing
+    ) -> Iterator[Tensor]:
+        """What `stream` gives, as tokens [B]."""
         self._check(prompt, stop, uniforms)
         position = prompt.shape[1]
         if position == stop:
@@ -109,14 +117,14 @@ class Engine:
         with torch.inference_mode():
             first = None if chances is None else chances[:, 0]
             tokens = choose(self.prefill(prompt), first, drawing).to(prompt.device)
-        yield self._codes(tokens)
+        yield tokens
         rest = None if chances is None else chances[:, 1:]
         for drawn in self.steps.run(tokens, position + 1, rest, drawing, stop):
             self.position += 1
-            yield self._codes(drawn)
+            yield drawn
 
     def _codes(self, tokens: Tensor) -> Tensor:
-        """What tokens are as codes; one of the prefix's vocabulary, which a trained prior hardly
+        """What tokens [B, ...] are as codes; one of the prefix's vocabulary, which a trained prior hardly
         ever draws, is fed back as it is, but no code.
         """
         return (tokens - self.prior.prefix_vocab).clamp(min=0)
@@ -139,8 +147,8 @@ class Engine:
         Raises:
             InputError: shapes that don't fit.
         """
-        new = list(self.stream(prompt, stop, uniforms, drawing))
-        return torch.cat([prompt, torch.stack(new, 1)], 1) if new else prompt
+        new = list(self._tokens(prompt, stop, uniforms, drawing))
+        return torch.cat([prompt, self._codes(torch.stack(new, 1))], 1) if new else prompt
 
     def _check(self, prompt: Tensor, stop: int, uniforms: Tensor | None) -> None:
         length = prompt.shape[1]

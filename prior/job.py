@@ -20,7 +20,9 @@ from prior.attention.kernels import AUTO
 from prior.checkpoint import read_config
 from prior.config import PriorConfig
 from prior.engine import Engine
+from prior.int8 import use_int8
 from prior.items import make_items
+from prior.methods import pick_steps
 from prior.options import SamplingOptions
 from prior.prior import Prior, build_conditioners, check_attention
 
@@ -31,7 +33,7 @@ class Job:
     Raises:
         InputError: priors of different codecs or of one stream twice, labels that are unknown or
             that no prior reads, prompts that don't fit, a stream that can't be made for want of
-            the one above, or a device, precision or attention kernel that can't serve.
+            the one above, or a device, precision, engine or attention kernel that can't serve.
     """
 
     def __init__(self, priors: Sequence[Path | str], options: SamplingOptions) -> None:
@@ -46,6 +48,7 @@ class Job:
         for _, config in self.folders.values():
             name = self.attention_of(config)
             check_attention(name, config, self.device, self.dtype, grad=False)
+            pick_steps(options.engine, config, self.device, self.dtype)
 
     def attention_of(self, config: PriorConfig) -> str:
         """How one of several priors attends: one name rarely fits both those that own their
@@ -153,14 +156,16 @@ def sampling_cost(priors: Sequence[Path | str], options: SamplingOptions) -> dic
         with torch.device("meta"):
             prior = Prior(config).to(job.dtype)
         parameters = sum(p.numel() for p in prior.parameters())
+        if options.int8:
+            use_int8(prior)
+        weights = sum(t.nbytes for t in (*prior.parameters(), *prior.buffers()))
         length = min(config.context, max(item.wanted(spec, name) for item in items))
         engine = Engine(prior, batch=min(options.batch_size, len(items)), length=length)
         cache = sum(cache.nbytes for cache in engine.caches)
         codes = sum(i.wanted(spec, name) - len(i.codes[name]) for i in items)
         total += sum(i.wanted(spec, name) for i in items)
         cost[f"stream {name}"] = (
-            f"{parameters:,} parameters, {parameters * job.dtype.itemsize / 2**20:,.0f} MiB of "
-            f"weights and "
+            f"{parameters:,} parameters, {weights / 2**20:,.0f} MiB of weights and "
             f"{cache / 2**20:,.0f} MiB of caches (one prior at a time), {codes:,} codes to make"
         )
     cost["disk"] = f"{2 * total / 2**20:,.2f} MiB of codes"

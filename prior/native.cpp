@@ -162,14 +162,24 @@ inline Doubles exponential(Doubles x) {
     return exponential<Doubles, Longs, double, 13, 52, 1023>(x);
 }
 
+// The last few of a row, with zeros behind them. All numbers go through the same instructions, so
+// that a result does not depend on who computes it.
+template <class Format> inline Floats rest(const typename Format::Kept* from, int count) {
+    typename Format::Kept part[LANES] = {};
+    std::memcpy(part, from, count * sizeof *from);
+    return Format::lanes(part);
+}
+
+inline Floats quick_gelu(Floats x) { return x / (1 + exponential(x * -1.702f)); }
+
 // x sigmoid(1.702 x) in place.
 void quick_gelu(float* x, int64_t count) {
     int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        const Floats v = load(x + i);
-        store(x + i, v / (1 + exponential(v * -1.702f)));
+    for (; i + LANES <= count; i += LANES) store(x + i, quick_gelu(load(x + i)));
+    if (i < count) {
+        const Floats last = quick_gelu(rest<Float32>(x + i, count - i));
+        std::memcpy(x + i, &last, (count - i) * sizeof *x);
     }
-    for (; i < count; ++i) x[i] = x[i] / (1 + std::exp(-1.702f * x[i]));
 }
 
 void normalise(const float* x, const float* gain, const float* bias, float epsilon, int width,
@@ -193,70 +203,81 @@ void normalise(const float* x, const float* gain, const float* bias, float epsil
 
 // ROWS rows from `row` on times ITEMS vectors [K], `stride` apart; give(item, row, value).
 template <class Format, int ROWS, int ITEMS, class Give>
-inline void product(const Matrix& m, int64_t row, const float* x, int64_t stride, Give give) {
-    const auto* numbers = (const typename Format::Kept*)m.numbers + row * m.columns;
+inline void product(const Matrix& m, int64_t row, const float* x, Give give) {
+    typedef typename Format::Kept Kept;
+    constexpr int LINE = 64 / sizeof(Kept);
     const int columns = m.columns;
+    const auto* numbers = (const Kept*)m.numbers + row * columns;
+    const auto* next = numbers + (int64_t)ROWS * columns;
     Floats sums[ROWS][ITEMS] = {};
     int k = 0;
     for (; k + LANES <= columns; k += LANES) {
+        // Rows are short, so that the processor does not see by itself that memory is read on.
+        if (k % LINE == 0)
+            for (int r = 0; r < ROWS; ++r) __builtin_prefetch(next + (int64_t)r * columns + k);
         Floats w[ROWS];
         for (int r = 0; r < ROWS; ++r) w[r] = Format::lanes(numbers + (int64_t)r * columns + k);
         for (int b = 0; b < ITEMS; ++b) {
-            const Floats lanes = load(x + b * stride + k);
+            const Floats lanes = load(x + (int64_t)b * columns + k);
             for (int r = 0; r < ROWS; ++r) sums[r][b] += w[r] * lanes;
         }
     }
+    if (k < columns)
+        for (int b = 0; b < ITEMS; ++b) {
+            const Floats lanes = rest<Float32>(x + (int64_t)b * columns + k, columns - k);
+            for (int r = 0; r < ROWS; ++r)
+                sums[r][b] += rest<Format>(numbers + (int64_t)r * columns + k, columns - k) * lanes;
+        }
     for (int r = 0; r < ROWS; ++r)
         for (int b = 0; b < ITEMS; ++b) {
             float value = sum(sums[r][b]);
-            for (int rest = k; rest < columns; ++rest)
-                value += Format::one(numbers[(int64_t)r * columns + rest]) * x[b * stride + rest];
             if (m.scale) value *= m.scale[row + r];
             if (m.bias) value += m.bias[row + r];
             give(b, row + r, value);
         }
 }
 
-template <class Format, int ROWS, class Give>
-inline void rows_of_all(const Matrix& m, int64_t row, const float* x, int64_t stride, int batch,
-                        Give give) {
-    int b = 0;
-    auto part = [&](auto items) {
-        constexpr int ITEMS = decltype(items)::value;
-        for (; b + ITEMS <= batch; b += ITEMS)
-            product<Format, ROWS, ITEMS>(m, row, x + b * stride, stride,
-                                         [&](int item, int64_t at, float value) {
-                                             give(b + item, at, value);
-                                         });
-    };
-    if constexpr (ROWS * 8 + 8 <= REGISTERS) part(std::integral_constant<int, 8>());
-    part(std::integral_constant<int, 4>());
-    part(std::integral_constant<int, 2>());
-    part(std::integral_constant<int, 1>());
+// Rows that are computed at a time for so many items: as many as there are registers to sum in.
+constexpr int rows_for(int items) {
+    return REGISTERS == 32 ? (items == 8 ? 3 : items == 4 ? 6 : 8) : (items == 8 ? 1 : 8 / items);
+}
+constexpr int CHUNK = 24;  // a multiple of them all
+
+// Rows [start, stop) times ITEMS vectors.
+template <class Format, int ITEMS, class Give>
+void rows_times(const Matrix& m, int64_t start, int64_t stop, const float* x, Give give) {
+    constexpr int ROWS = rows_for(ITEMS);
+    for (; start + ROWS <= stop; start += ROWS) product<Format, ROWS, ITEMS>(m, start, x, give);
+    for (; start < stop; ++start) product<Format, 1, ITEMS>(m, start, x, give);
 }
 
-// Rows that are computed at a time: as many as there are registers to sum in.
-constexpr int TOGETHER = REGISTERS == 32 ? 3 : 2;
-constexpr int ALONE = REGISTERS == 32 ? 8 : 4;
-
+// Chunk by chunk, so that all items find its rows in a cache.
 template <class Format, class Give>
-void multiply(const Matrix& m, const float* x, int64_t stride, int batch, Share share, Give give) {
-    int64_t row = share.start;
-    if (batch == 1)
-        for (; row + ALONE <= share.stop; row += ALONE)
-            product<Format, ALONE, 1>(m, row, x, stride, give);
-    for (; row + TOGETHER <= share.stop; row += TOGETHER)
-        rows_of_all<Format, TOGETHER>(m, row, x, stride, batch, give);
-    for (; row < share.stop; ++row) rows_of_all<Format, 1>(m, row, x, stride, batch, give);
+void multiply(const Matrix& m, const float* x, int batch, Share share, Give give) {
+    for (int64_t start = share.start; start < share.stop; start += CHUNK) {
+        const int64_t stop = std::min<int64_t>(start + CHUNK, share.stop);
+        int b = 0;
+        auto items = [&](auto count) {
+            constexpr int ITEMS = decltype(count)::value;
+            for (; b + ITEMS <= batch; b += ITEMS)
+                rows_times<Format, ITEMS>(
+                    m, start, stop, x + (int64_t)b * m.columns,
+                    [&](int item, int64_t row, float value) { give(b + item, row, value); });
+        };
+        items(std::integral_constant<int, 8>());
+        items(std::integral_constant<int, 4>());
+        items(std::integral_constant<int, 2>());
+        items(std::integral_constant<int, 1>());
+    }
 }
 
 // A thread's share of the rows of `m` times vectors [B, K]: give(item, row, value).
 template <class Give>
 void multiply(const Matrix& m, const float* x, int batch, int thread, int threads, Give give) {
-    const Share share(m.rows, thread, threads, 24);
-    if (m.kind == INT8) return multiply<Int8>(m, x, m.columns, batch, share, give);
-    if (m.kind == BFLOAT16) return multiply<BFloat16>(m, x, m.columns, batch, share, give);
-    multiply<Float32>(m, x, m.columns, batch, share, give);
+    const Share share(m.rows, thread, threads, CHUNK);
+    if (m.kind == INT8) return multiply<Int8>(m, x, batch, share, give);
+    if (m.kind == BFLOAT16) return multiply<BFloat16>(m, x, batch, share, give);
+    multiply<Float32>(m, x, batch, share, give);
 }
 
 // Add a row of numbers to x.
@@ -381,7 +402,7 @@ struct Worker {
         barrier.wait();
         share_of(layer.up, normed(s.inner, layer.mlp_gain, layer.mlp_bias),
                  [&](int b, int64_t row, float value) { s.hidden[b * m.mlp_width + row] = value; });
-        const Share rows(layer.up.rows, thread, threads, 24);
+        const Share rows(layer.up.rows, thread, threads, CHUNK);
         for (int b = 0; b < m.batch; ++b)
             quick_gelu(&s.hidden[b * m.mlp_width + rows.start], rows.stop - rows.start);
         barrier.wait();

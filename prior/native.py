@@ -13,12 +13,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from conditioning.base import Condition
 from plugins.ground import native
 from prior.attention.cache import LayerCache, MemoryCache
 from prior.attention.pattern import SelfPattern
+from prior.config import PriorConfig
 from prior.drawing import Drawing
 from prior.int8 import Int8Linear
 from prior.prior import Prior
@@ -93,17 +94,15 @@ class NativeSteps(Steps):
         self._logits = torch.empty(size, dtype=torch.float32)
 
     @classmethod
-    def why_not(cls, prior: Prior) -> str | None:
+    def why_not(cls, config: PriorConfig, device: torch.device, dtype: torch.dtype) -> str | None:
         """It serves priors in float32 or bfloat16 on a CPU, whose layers attend by kernels."""
-        weight = prior.embedding.weight
-        parts = [*prior.transformer.parameters(), *prior.embedding.parameters(), prior.positions]
-        if weight.device.type != "cpu":
-            return f"it runs on a CPU, and the prior is on {weight.device.type}"
-        if weight.dtype not in KINDS or any(part.dtype != weight.dtype for part in parts):
-            return f"it computes float32 and bfloat16, and the prior is in {weight.dtype}"
-        if prior.config.attention is not None:
-            return f"layers attend with {prior.config.attention.name!r}, which is their own"
-        return "there is no C++ to call (no compiler, or switched off)" if not library() else None
+        if device.type != "cpu":
+            return f"it runs on a CPU, and the prior is on {device.type}"
+        if dtype not in (torch.float32, torch.bfloat16):
+            return f"it computes in float32 and bfloat16, not in {dtype}"
+        if config.attention is not None:
+            return f"layers attend with {config.attention.name!r}, which is their own"
+        return None if library() else "there is no C++ to call (no compiler, or switched off)"
 
     def begin(self) -> None:
         """See `Steps`: memories are there only now."""
@@ -218,10 +217,9 @@ class NativeSteps(Steps):
             told.there = self._keep(mask.to(torch.uint8).contiguous()).data_ptr()
         return told
 
-    def _linear(self, linear: nn.Module) -> _Matrix:
-        weight, bias = cast(Tensor, linear.weight), cast(Tensor, linear.bias)
-        matrix = self._matrix(weight)
-        matrix.bias = self._floats(bias)
+    def _linear(self, linear: Any) -> _Matrix:
+        matrix = self._matrix(linear.weight)
+        matrix.bias = self._floats(linear.bias)
         if isinstance(linear, Int8Linear):
             matrix.scale = self._floats(linear.scale)
         return matrix

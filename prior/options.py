@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 # What may differ between two runs that make the same samples.
-FREE = {"batch_size", "device", "attention"}
+FREE = {"batch_size", "device", "attention", "engine"}
 
 
 class SamplingOptions(BaseModel):
@@ -57,4 +57,12 @@ class SamplingOptions(BaseModel):
     device: str = Field("auto", description="auto, cpu, cuda or mps")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the weights: half of float32's memory, and other samples"
+    )
+    int8: bool = Field(
+        False, description="keep layers' weights in 8 bits: less memory, faster, other samples"
+    )
+    engine: str = Field(
+        "auto",
+        description="who computes code after code: eager, native (a CPU's, compiled on first use), "
+        "graphs (CUDA) or compiled; auto takes the fastest",
     )

@@ -27,6 +27,7 @@ from prior.config import PriorConfig
 from prior.data import reads, stack, window_alignment
 from prior.drawing import Drawing
 from prior.engine import Engine
+from prior.int8 import use_int8
 from prior.items import Item
 from prior.job import Job
 from prior.options import FREE, SamplingOptions
@@ -109,6 +110,8 @@ class Sampler:
             settings["words"] = f"times {times.hexdigest()[:16]}"
         if self.options.dtype == "float32":
             del settings["dtype"]  # as in corpora from before there was a choice
+        if not self.options.int8:
+            del settings["int8"]
         if self.draws:
             settings["draws"] = "handed in"
         for name, (folder, _) in self._order():
@@ -141,6 +144,8 @@ class Sampler:
         """A prior to sample from; where it can't be had, nothing is left of a job not begun."""
         try:
             prior = load_prior(folder, self.device, self.dtype)
+            if self.options.int8:
+                use_int8(prior)
             prior.use_attention(self.attention_of(prior.config))
         except InputError:
             self.writer.abandon()
@@ -189,7 +194,8 @@ class Sampler:
         chances = [self._uniforms(number, level, step) for number in numbers]
         length = step.stop - step.start
         with torch.inference_mode():
-            engine = Engine(prior, prior.condition(batch), len(items), length)
+            condition = prior.condition(batch)
+            engine = Engine(prior, condition, len(items), length, options.engine)
             codes = engine.generate(
                 torch.from_numpy(prompt.astype(np.int64)).to(self.device),
                 length,

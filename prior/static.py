@@ -20,6 +20,7 @@ from plugins.ground.native import cache_folder
 from prior.attention.base import Attend
 from prior.attention.cache import LayerCache, MemoryCache
 from prior.attention.pattern import Pattern
+from prior.config import PriorConfig
 from prior.native import slot_tables
 from prior.prior import Prior
 from prior.steps import Caches, Steps
@@ -84,10 +85,10 @@ class StaticSteps(Steps):
         self.told = condition.position
 
     @classmethod
-    def why_not(cls, prior: Prior) -> str | None:
+    def why_not(cls, config: PriorConfig, device: torch.device, dtype: torch.dtype) -> str | None:
         """It serves priors whose layers attend by kernels."""
-        if prior.config.attention is not None:
-            return f"layers attend with {prior.config.attention.name!r}, which is their own"
+        if config.attention is not None:
+            return f"layers attend with {config.attention.name!r}, which is their own"
         return None
 
     def _static(self, cache: LayerCache | MemoryCache) -> Attend:
@@ -161,10 +162,11 @@ class GraphSteps(StaticSteps):
         self._tokens = self._logits = torch.empty(0)
 
     @classmethod
-    def why_not(cls, prior: Prior) -> str | None:
+    def why_not(cls, config: PriorConfig, device: torch.device, dtype: torch.dtype) -> str | None:
         """It serves what is on a CUDA device."""
-        device = prior.embedding.weight.device.type
-        return super().why_not(prior) if device == "cuda" else f"{device} has no CUDA graphs"
+        if device.type != "cuda":
+            return f"{device.type} has no CUDA graphs"
+        return super().why_not(config, device, dtype)
 
     def begin(self) -> None:
         """See `Steps`: a graph reads memories where they lay when it was recorded."""

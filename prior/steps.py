@@ -14,6 +14,7 @@ from torch import Tensor
 from conditioning.base import Condition
 from plugins.ground.errors import InputError
 from prior.attention.cache import LayerCache, MemoryCache
+from prior.config import PriorConfig
 from prior.drawing import Drawing, choose
 from prior.prior import Prior
 
@@ -35,8 +36,8 @@ class Steps(ABC):
 
     @classmethod
     @abstractmethod
-    def why_not(cls, prior: Prior) -> str | None:
-        """Why it can't serve this prior where it is, or None if it can."""
+    def why_not(cls, config: PriorConfig, device: torch.device, dtype: torch.dtype) -> str | None:
+        """Why it can't serve such a prior there, in that precision; None if it can."""
 
     def begin(self) -> None:
         """A first pass has filled the caches anew."""
@@ -76,7 +77,7 @@ class EagerSteps(Steps):
     """PyTorch, one operation after the other."""
 
     @classmethod
-    def why_not(cls, prior: Prior) -> str | None:
+    def why_not(cls, config: PriorConfig, device: torch.device, dtype: torch.dtype) -> str | None:
         """It serves everything."""
         return None
 

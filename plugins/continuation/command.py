@@ -36,6 +36,9 @@ class Continue(Command):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the priors' weights: half of float32's memory, other music"
     )
+    int8: bool = Field(
+        False, description="keep the priors' layers in 8 bits: less memory, faster, other music"
+    )
 
     def cli_cmd(self) -> None:
         """Continue the song."""

@@ -46,6 +46,7 @@ def continue_song(task: Continue) -> Path:
         seed=task.seed,
         device=task.device,
         dtype=task.dtype,
+        int8=task.int8,
     )
     sample_tokens(priors, work / "samples", options)
     (made,) = decode_corpus(
@@ -62,8 +63,9 @@ def _same_task(work: Path, task: Continue) -> None:
         **task.model_dump(mode="json", exclude={"config", "device"}),
         "audio_sha256": sha256_of(task.song) if task.song.is_file() else None,
     }
-    # Parts from before there was a choice of dtype are of this one.
-    if (work / TASK).exists() and {"dtype": "float32", **read_json(work / TASK)} != wanted:
+    # Parts from before there was a choice of precision are of this one.
+    before = {"dtype": "float32", "int8": False}
+    if (work / TASK).exists() and {**before, **read_json(work / TASK)} != wanted:
         for part in ("tokens", "samples", "audio"):
             shutil.rmtree(work / part, ignore_errors=True)
     write_json(work / TASK, wanted)
