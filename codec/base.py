@@ -55,6 +55,18 @@ class Codec(nn.Module, ABC):
         In evaluation mode it changes nothing.
         """
 
+    def use_engine(self, name: str) -> None:
+        """Compute by the engine of that name from now on, as `--engine` of commands.
+
+        Engines differ in speed, and in what they give by rounding. "auto" takes the fastest that
+        can serve; a codec that has no choice does nothing by "auto" and "eager".
+
+        Raises:
+            InputError: it has no such engine, or that can't serve here; says why.
+        """
+        if name not in ("auto", "eager"):
+            raise InputError(f"codec {self.spec.codec!r} has no engine {name!r}: take 'auto'")
+
     def prepare_training(self, clips: Iterable[Tensor]) -> None:
         """Look at some clips [C, T], on the CPU, of the training set before the first step."""
         return

@@ -38,11 +38,19 @@ def save_codec(codec: Codec, folder: Path | str) -> TokenSpec:
     return spec
 
 
-def load_codec(folder: Path | str, device: str | torch.device = "cpu") -> Codec:
+def load_codec(
+    folder: Path | str, device: str | torch.device = "cpu", engine: str = "auto"
+) -> Codec:
     """The codec of a folder, in evaluation mode.
 
+    Args:
+        folder: of the codec.
+        device: for its weights.
+        engine: as `Codec.use_engine`.
+
     Raises:
-        InputError: no codec there, its plugin is not installed, or weights and config disagree.
+        InputError: no codec there, its plugin is not installed, weights and config disagree, or
+            the engine can't serve it.
     """
     config = saved.load_config(folder, KIND)
     try:
@@ -53,7 +61,9 @@ def load_codec(folder: Path | str, device: str | torch.device = "cpu") -> Codec:
     codec = build_codec(cls, settings)
     saved.fill(codec, saved.load_weights(folder), folder)
     codec.spec = _fingerprinted(codec)
-    return codec.to(device).eval()
+    codec = codec.to(device).eval()
+    codec.use_engine(engine)
+    return codec
 
 
 def build_codec(cls: Any, config: BaseModel) -> Codec:

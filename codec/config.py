@@ -8,6 +8,10 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+ENGINES = ("auto", "eager", "native")
+"""How networks may be computed; `codec.engine` says by what."""
+EngineName = Literal["auto", "eager", "native"]
+
 
 class Resolution(NamedTuple):
     """One short-time Fourier transform; all in samples."""

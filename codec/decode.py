@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
+from codec.config import EngineName
 from plugins.ground.command import Command
 
 
@@ -23,6 +24,7 @@ class Decode(Command):
     stream: str | None = Field(None, description="stream to decode; None: the finest whole one")
     format: Literal["wav", "flac", "ogg", "mp3", "opus"] = Field("wav", description="of the files")
     device: str = Field("auto", description="auto, cpu, cuda or mps")
+    engine: EngineName = Field("auto", description="how to compute: auto, eager or native")
 
     def cli_cmd(self) -> None:
         """Decode."""
@@ -36,6 +38,7 @@ class Decode(Command):
             stream=self.stream,
             format=self.format,
             device=self.device,
+            engine=self.engine,
         )
         print(f"{len(files)} files in {self.out}")
 

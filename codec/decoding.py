@@ -49,6 +49,7 @@ def decode_corpus(
     stream: str | None = None,
     format: str = "wav",
     device: str = "auto",
+    engine: str = "auto",
 ) -> list[Path]:
     """Decode every track of a corpus into a file named after its id.
 
@@ -62,6 +63,7 @@ def decode_corpus(
         stream: to decode; None: the finest that covers the whole track, or else covers most of it.
         format: suffix of the files: wav, flac, ogg, mp3 or opus.
         device: "auto" for the accelerator, if any, "cpu", "cuda" or "mps".
+        engine: "auto" for the fastest that can serve, "eager" for PyTorch, "native" for C++.
 
     Returns:
         The files, in the order of the tracks.
@@ -73,7 +75,8 @@ def decode_corpus(
     if f".{format}" not in WRITERS:
         known = ", ".join(suffix.removeprefix(".") for suffix in WRITERS)
         raise InputError(f"no audio format {format!r}; there are: {known}")
-    corpus, codec = Corpus(corpus_folder), load_codec(codec_folder, pick_device(device))
+    corpus = Corpus(corpus_folder)
+    codec = load_codec(codec_folder, pick_device(device), engine)
     codec.spec.require(corpus.spec, str(codec_folder), str(corpus_folder))
     if stream is not None:
         codec.spec.stream(stream)

@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
+from codec.config import EngineName
 from plugins.ground.command import Command
 
 
@@ -20,6 +21,7 @@ class EvaluateCodec(Command):
     model: Path | None = Field(None, description="model folder, to take its codec")
     out: Path | None = Field(None, description="JSON file for the figures, with each track's own")
     device: str = Field("auto", description="auto, cpu, cuda or mps")
+    engine: EngineName = Field("auto", description="how to compute: auto, eager or native")
 
     def cli_cmd(self) -> None:
         """Evaluate."""
@@ -28,7 +30,7 @@ class EvaluateCodec(Command):
         from plugins.ground.model import chosen_codec
 
         codec = chosen_codec(self.codec, self.model)
-        report = evaluate_codec(self.audio, codec, device=self.device)
+        report = evaluate_codec(self.audio, codec, device=self.device, engine=self.engine)
         show(report)
         if self.out is not None:
             write_json(self.out, report.model_dump(mode="json"))

@@ -70,7 +70,11 @@ class Report(BaseModel):
 
 
 def evaluate_codec(
-    audio: str | Path | Sequence[str | Path], codec_folder: Path | str, *, device: str = "auto"
+    audio: str | Path | Sequence[str | Path],
+    codec_folder: Path | str,
+    *,
+    device: str = "auto",
+    engine: str = "auto",
 ) -> Report:
     """Code and decode audio; memory does not grow with its length, apart from codes.
 
@@ -78,12 +82,13 @@ def evaluate_codec(
         audio: files, folders or globs; held out of training, or the figures flatter.
         codec_folder: of the codec.
         device: "auto" for the accelerator, if any, "cpu", "cuda" or "mps".
+        engine: "auto" for the fastest that can serve, "eager" for PyTorch, "native" for C++.
 
     Raises:
         InputError: no audio, no codec, or not one file that could be used.
     """
     sources = find_sources(audio, lyrics=False)
-    codec = load_codec(codec_folder, pick_device(device))
+    codec = load_codec(codec_folder, pick_device(device), engine)
     counts = {s.name: torch.zeros(s.vocab_size, dtype=torch.int64) for s in codec.spec.streams}
     tracks: list[TrackFigures] = []
     skipped: list[Skipped] = []

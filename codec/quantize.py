@@ -5,6 +5,7 @@ Van den Oord et al. 2017 (arXiv 1711.00937, appendix A.1), with the random resta
 P = B x N vectors, K entries.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,9 @@ from codec.metrics import codebook_use, count_codes
 
 TABLE = 1 << 24
 """Distances that are held at once."""
+
+Finder = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Vectors [P, D] and a codebook [K, D] to what `two_nearest` says of them."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,15 @@ class Quantizer(nn.Module):
         self.register_buffer("sums", torch.zeros(size, width))
         self.register_buffer("initialised", torch.tensor(False))
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Number of the nearest entry, the first of equals: [B, D, N] -> [B, N] int64."""
+    def encode(self, x: Tensor, find: Finder | None = None) -> Tensor:
+        """Number of the nearest entry, the first of equals: [B, D, N] -> [B, N] int64.
+
+        Args:
+            x: vectors.
+            find: as `two_nearest`, which is taken for None.
+        """
         vectors = rearrange(x, "b d n -> (b n) d")
-        return nearest(vectors, self.codebook).view(x.shape[0], x.shape[2])
+        return nearest(vectors, self.codebook, find).view(x.shape[0], x.shape[2])
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Entries by number: [B, N] -> [B, D, N]."""
@@ -124,29 +133,38 @@ class Quantizer(nn.Module):
         self.counts.masked_fill_(dead, count)
 
 
-def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
+def nearest(vectors: Tensor, codebook: Tensor, find: Finder | None = None) -> Tensor:
     """Number of the entry nearest to each vector, the first of equals: [P, D], [K, D] -> [P].
 
     |k|^2 - 2 x.k is one matrix product, but loses digits where vectors are long and distances
     short. So it only settles what is clear; where its rounding could matter, distances are
     computed from differences. Neither batch nor hardware can then change a code.
+
+    Args:
+        vectors: [P, D].
+        codebook: [K, D].
+        find: as `two_nearest`, which is taken for None.
     """
     with torch.no_grad(), torch.autocast(vectors.device.type, enabled=False):
         vectors, codebook = vectors.float(), codebook.float()
         rows = max(1, TABLE // len(codebook))
-        parts = [_nearest(part, codebook) for part in vectors.split(rows)]
+        parts = [_nearest(part, codebook, find or two_nearest) for part in vectors.split(rows)]
         return torch.cat(parts) if parts else vectors.new_zeros(0, dtype=torch.long)
 
 
-def _nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
-    squares = codebook.square().sum(1)
-    table = torch.addmm(squares, vectors, codebook.T, alpha=-2)
+def two_nearest(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest entry up to rounding, and how much further the second is, squared: [P], [P]."""
+    table = torch.addmm(codebook.square().sum(1), vectors, codebook.T, alpha=-2)
     least = table.topk(min(2, len(codebook)), dim=1, largest=False)
-    codes, gap = least.indices[:, 0], least.values[:, -1] - least.values[:, 0]
+    return least.indices[:, 0], least.values[:, -1] - least.values[:, 0]
+
+
+def _nearest(vectors: Tensor, codebook: Tensor, find: Finder) -> Tensor:
+    codes, gap = find(vectors, codebook)
     # The error bound of a dot product of D terms, for both entries together.
     fast = torch.get_float32_matmul_precision() != "highest"
     eps = torch.finfo(torch.bfloat16 if fast else torch.float32).eps
-    longest = squares.max()
+    longest = codebook.square().sum(1).max()
     size = longest + 2 * vectors.norm(dim=1) * longest.sqrt()
     bound = (codebook.shape[1] + 2) * eps * size
     close = (~(gap > bound)).nonzero().squeeze(1)

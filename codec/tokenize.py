@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
+from codec.config import EngineName
 from plugins.ground.command import Command
 
 SHOWN = 10
@@ -26,6 +27,7 @@ class Tokenize(Command):
     workers: int = Field(1, ge=1, description="processes, one core each")
     shard_tracks: int = Field(64, ge=1, description="files for each shard of the corpus")
     device: str = Field("cpu", description="auto, cpu, cuda or mps")
+    engine: EngineName = Field("auto", description="how to compute: auto, eager or native")
 
     def cli_cmd(self) -> None:
         """Tokenize."""
@@ -39,6 +41,7 @@ class Tokenize(Command):
             workers=self.workers,
             shard_tracks=self.shard_tracks,
             device=self.device,
+            engine=self.engine,
         )
         print(f"{len(corpus)} tracks in {self.out}, {len(corpus.skipped)} files skipped")
         for skipped in corpus.skipped[:SHOWN]:

@@ -39,6 +39,7 @@ def tokenize_files(
     workers: int = 1,
     shard_tracks: int = 64,
     device: str = "cpu",
+    engine: str = "auto",
 ) -> Corpus:
     """Code audio files into a token corpus; goes on with a corpus that is there.
 
@@ -55,6 +56,7 @@ def tokenize_files(
         workers: processes; 1 works in this one.
         shard_tracks: files, skipped ones included, that make one shard; a kill costs at most that.
         device: "cpu", "cuda" or "mps", or "auto" for the accelerator, if any.
+        engine: "auto" for the fastest that can serve, "eager" for PyTorch, "native" for C++.
 
     Returns:
         The corpus, with what could not be used in `skipped`.
@@ -65,7 +67,7 @@ def tokenize_files(
             reading).
     """
     sources = find_sources(audio)
-    codec = load_codec(codec_folder, pick_device(device))
+    codec = load_codec(codec_folder, pick_device(device), engine)
     columns = column_types([*(source.metadata for source in sources), _column_of_tags(sources)])
     writer = CorpusWriter(out, codec.spec, SETTINGS, columns)
     _check_same_files(writer, sources)
@@ -75,7 +77,7 @@ def tokenize_files(
     try:
         with (
             Progress(len(sources), what="tokenizing", unit="files", done=done) as bar,
-            workforce(try_file, codec, codec_folder, device, workers) as code,
+            workforce(try_file, codec, codec_folder, (device, engine), workers) as code,
         ):
             results = code(pending)
             for _ in range(0, len(pending), shard_tracks):

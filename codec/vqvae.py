@@ -14,6 +14,7 @@ from codec import losses
 from codec.base import Codec
 from codec.config import PRESETS, VQVAEConfig
 from codec.encdec import Decoder, Encoder
+from codec.engine import engine_for
 from codec.losses import STANDARD, Bandwidth, measure_bandwidth, spectrogram
 from codec.metrics import convergence
 from codec.quantize import Quantized, Quantizer
@@ -54,6 +55,13 @@ class VQVAE(Codec):
             Decoder(*shape, config.residual(i, decoder=True)) for i, shape in enumerate(shapes)
         )
         self.register_buffer("bandwidth", torch.ones(3))
+        self.engine = "auto"
+
+    def use_engine(self, name: str) -> None:
+        """See `Codec`: "auto", "eager" or "native"."""
+        for network in (self.encoders, self.decoders):
+            engine_for(name, network)
+        self.engine = name
 
     @property
     def tiling(self) -> Tiling:
@@ -62,19 +70,21 @@ class VQVAE(Codec):
 
     def encode_tile(self, audio: Tensor) -> dict[str, Tensor]:
         """Audio [1, C, T] -> {level: [1, T // hop]}."""
-        codes = {}
+        engine, codes = engine_for(self.engine, self.encoders), {}
         for level, stream in enumerate(self.spec.streams):
             if audio.shape[-1] < stream.hop_length:
                 codes[stream.name] = torch.zeros(1, 0, dtype=torch.long, device=audio.device)
             else:
-                codes[stream.name] = self._quantizer(level).encode(self.encoders[level](audio))
+                vectors = engine.run(self.encoders[level], audio)
+                codes[stream.name] = self._quantizer(level).encode(vectors, engine.find)
         return codes
 
     def decode_tile(self, codes: Mapping[str, Tensor]) -> Tensor:
         """{level: [1, N]} -> [1, C, N x hop], from the finest level given."""
         level = next(i for i, stream in enumerate(self.spec.streams) if stream.name in codes)
         name = self.spec.streams[level].name
-        return self.decoders[level](self.embed(codes[name], name))
+        engine = engine_for(self.engine, self.decoders)
+        return engine.run(self.decoders[level], self.embed(codes[name], name))
 
     def embed(self, codes: Tensor, stream: str) -> Tensor:
         """Codebook entries of a level's codes, [B, N] -> [B, W, N]."""

@@ -37,7 +37,7 @@ def workforce(
     work: Callable[[Codec, Source], Result],
     codec: Codec,
     folder: Path | str,
-    device: str,
+    place: tuple[str, str],
     workers: int,
 ) -> Iterator[Callable[[Sequence[Source]], Iterator[Result]]]:
     """A function that does `work` on files and gives the results in order.
@@ -46,7 +46,7 @@ def workforce(
         work: with several workers it must be importable by name, since they are spawned.
         codec: that works in this process.
         folder: of the codec, to load it in others.
-        device: of the codec, in others.
+        place: device and engine of the codec, in others.
         workers: processes; 1 works in this one.
 
     Raises:
@@ -64,7 +64,7 @@ def workforce(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
-        initargs=(folder, device),
+        initargs=(folder, *place),
     )
     try:
         yield lambda sources: _gathered(pool, work, sources, workers)
@@ -110,12 +110,12 @@ _codec: Codec | None = None
 """A worker's own."""
 
 
-def _start_worker(folder: Path | str, device: str) -> None:
+def _start_worker(folder: Path | str, device: str, engine: str) -> None:
     global _codec
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is the parent's to report
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    _codec = load_codec(folder, pick_device(device))
+    _codec = load_codec(folder, pick_device(device), engine)
 
 
 def _end_with_parent() -> None:
