@@ -52,6 +52,8 @@ class Engine:
         self.batch = batch
         self.position = 0
         """Codes known so far, and the position that the last logits are for."""
+        self._filled = False
+        """A first pass was here."""
         self.length = prior.config.context if length is None else length
         with torch.inference_mode():
             self.caches = prior.transformer.caches(
@@ -84,6 +86,7 @@ class Engine:
         told = self.condition.position
         logits = prior.head(hidden, None if told is None else told[:, length]).cpu()
         self.position = length
+        self._filled = True
         self.steps.begin()
         return finite(logits, length)
 
@@ -92,8 +95,11 @@ class Engine:
         """Take up one more token for each item [B]: logits [B, V] of the one after it, on the CPU.
 
         Raises:
-            InputError: there is no room for it, or the logits are not finite.
+            InputError: there is no room for it, `prefill` was not called yet, or the logits are not
+                finite.
         """
+        if not self._filled:
+            raise InputError("steps go on from a prompt, which may be empty: prefill it first")
         if self.position + 1 >= self.length:
             raise InputError(f"the {self.length} codes that there is room for are there")
         self.position += 1
@@ -124,8 +130,8 @@ class Engine:
             yield drawn
 
     def _codes(self, tokens: Tensor) -> Tensor:
-        """What tokens [B, ...] are as codes; one of the prefix's vocabulary, which a trained prior hardly
-        ever draws, is fed back as it is, but no code.
+        """What tokens [B, ...] are as codes; one of the prefix's vocabulary, which a trained prior
+        hardly ever draws, is fed back as it is, but no code.
         """
         return (tokens - self.prior.prefix_vocab).clamp(min=0)
 

@@ -28,6 +28,8 @@ from prior.transformer import Attention, Layer, MemoryAttention
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+SHARE = 65536
+"""Weights of a layer for each thread at least: with fewer, threads wait more than they work."""
 AT_ONCE = 64
 """Steps in one call, between which Python can be interrupted."""
 
@@ -122,7 +124,7 @@ class NativeSteps(Steps):
             _POINTER(current.data_ptr()),
             _LONG(position),
             _POINTER(self._logits.data_ptr()),
-            _INT(torch.get_num_threads()),
+            _INT(self._threads),
         )
         return self._logits.clone()
 
@@ -157,9 +159,16 @@ class NativeSteps(Steps):
             ctypes.byref(_Drawing(drawing.temperature, drawing.top_p, drawing.top_k)),
             _POINTER(self._logits.data_ptr()),
             _POINTER(drawn.data_ptr()),
-            _INT(torch.get_num_threads()),
+            _INT(self._threads),
         )
         return drawn[:, :made]
+
+    @property
+    def _threads(self) -> int:
+        first = self._layers[0]
+        matrices = (first.query, first.out, first.up, first.down)
+        weights = sum(matrix.rows * matrix.columns for matrix in matrices)
+        return max(1, min(torch.get_num_threads(), weights // SHARE))
 
     def _described(self) -> _Model:
         """The prior as C++ sees it."""

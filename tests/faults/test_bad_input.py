@@ -112,6 +112,9 @@ def contents(folder: Path) -> dict[Path, bytes]:
         ("conditioning.align tokens --aligner linear", "has lyrics"),
         ("prior.train tokens --out new --preset tiny --attention xformers", "can't serve"),
         ("prior.sample prior --out new --dtype int8", "--dtype"),
+        ("prior.sample prior --out new --engine fast", "no engine 'fast'; there are: auto, eager"),
+        ("prior.sample prior --out new --engine graphs", "cpu has no CUDA graphs"),
+        ("prior.sample prior --out new --engine native --dtype float16", "not in torch.float16"),
         ("prior.train tokens --model model --stream 0 --out new", "no prior of stream '0'"),
     ],
 )

@@ -204,6 +204,31 @@ def test_precision_is_a_setting_of_the_samples(tmp_path: Path, trained: Path, dt
         sample_tokens(priors(trained), tmp_path / "s", OPTIONS.model_copy(update=short))
 
 
+def test_int8_is_a_setting_of_the_samples(tmp_path: Path, trained: Path, sampled: Path) -> None:
+    options = OPTIONS.model_copy(update={"int8": True})
+    made = sample_tokens(priors(trained), tmp_path / "s", options)
+    assert made.settings["int8"] is True
+    assert "int8" not in Corpus(sampled).settings
+    pairs = zip(codes_of(Corpus(sampled)), codes_of(made), strict=True)
+    same = [np.mean(np.array(a["1"]) == np.array(b["1"])) for a, b in pairs]
+    assert np.mean(same) > 0.5  # samples of a trained prior stay nearly what they were
+    with pytest.raises(InputError, match="made with int8 True"):
+        sample_tokens(priors(trained), tmp_path / "s", OPTIONS)
+
+
+@pytest.mark.parametrize("engine", ["eager", "native"])
+def test_the_engine_is_no_setting_of_the_samples(
+    tmp_path: Path, trained: Path, sampled: Path, engine: str
+) -> None:
+    options = OPTIONS.model_copy(update={"engine": engine})
+    sampler = Sampler(priors(trained), tmp_path / "s", options)
+    next(sampler.windows())
+    other = "native" if engine == "eager" else "eager"
+    options = OPTIONS.model_copy(update={"engine": other})
+    made = sample_tokens(priors(trained), tmp_path / "s", options)
+    assert codes_of(made) == codes_of(Corpus(sampled))
+
+
 def test_samples_from_before_there_was_a_choice_go_on(
     tmp_path: Path, trained: Path, sampled: Path
 ) -> None:
@@ -240,6 +265,9 @@ def test_a_dry_run_counts_bytes_as_they_will_be(tmp_path: Path) -> None:
     count = sum(p.numel() for p in Prior(config).parameters())
     assert weights == round(4 * count / 2**20)
     assert megabytes(**whole, dtype="bfloat16") == [round(2 * count / 2**20), caches // 2]
+    shape = Prior(config).transformer
+    layers = sum(p.numel() for n, p in shape.named_parameters() if n.endswith("weight"))
+    assert megabytes(**whole, int8=True)[0] < (4 * count - 2.9 * layers) / 2**20
     # Caches hold what there will be, not the context.
     assert 0 < megabytes(seconds=1024 * 32 / 800)[1] < caches / 2
 

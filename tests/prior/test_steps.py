@@ -168,7 +168,8 @@ def test_ties_with_the_last_code_kept_are_kept(drawing):
 
 
 @pytest.mark.parametrize("kind", ["cycle", "memory", "wide"])
-def test_native_numbers_depend_neither_on_threads_nor_on_the_batch(kind):
+def test_native_numbers_depend_neither_on_threads_nor_on_the_batch(kind, monkeypatch):
+    monkeypatch.setattr("prior.native.SHARE", 1)
     prior, condition = made(kind, 1)
     codes, threads = codes_of(1, CONTEXT), torch.get_num_threads()
     logits = []
@@ -274,6 +275,11 @@ def test_logits_that_are_not_finite_end_in_a_line_that_says_where(name):
 def test_auto_takes_native_steps_on_a_cpu_and_eager_ones_where_they_can_not_serve():
     assert isinstance(Engine(prior_of("row")).steps, NativeSteps)
     assert type(Engine(prior_of("row").half()).steps) is methods.EagerSteps
+
+
+def test_a_prompt_comes_first():
+    with pytest.raises(InputError, match="prefill it first"):
+        Engine(prior_of("row")).step(codes_of(1, 1)[:, 0])
 
 
 def test_engines_that_can_not_serve_say_why():
