@@ -1,21 +1,15 @@
-"""How benchmarks measure and what they leave behind; it does not know what is measured.
+"""Options of benchmarks and what they leave behind; it does not know what is measured.
 
-Times are medians of runs that take turns in one process, so that noise of the machine hits all of
-them alike and their ratios hold. Memory is what PyTorch's allocator hands out.
+`costs` measures; it is a file of its own, since it also runs where this toolkit is not.
 """
 
 import contextlib
 import csv
-import json
-import os
-import statistics
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import torch
+from costs import Work, in_turn, peak, seconds
 from pydantic import Field
 
 from plugins.ground.command import Command
@@ -24,10 +18,7 @@ from plugins.ground.files import published
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Name = TypeVar("Name")
-Work = Callable[[], Any]
-
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler chats
+__all__ = ["Benchmark", "Work", "figure", "in_turn", "peak", "seconds", "write_csv"]
 
 
 class Benchmark(Command):
@@ -37,48 +28,6 @@ class Benchmark(Command):
     quick: bool = Field(False, description="small shapes, few repeats: does it run at all?")
     repeats: int = Field(5, ge=1, description="measurements; the median counts")
     device: str = Field("auto", description="auto, cpu, cuda or mps")
-
-
-def seconds(work: Work, device: torch.device) -> float:
-    """What one call takes."""
-    started = time.perf_counter()
-    work()
-    if device.type != "cpu":
-        torch.accelerator.synchronize()
-    return time.perf_counter() - started
-
-
-def in_turn(runs: Mapping[Name, Work], repeats: int, device: torch.device) -> dict[Name, float]:
-    """Median seconds of each, taking turns, after one call each that does not count."""
-    for work in runs.values():
-        work()
-    times: dict[Name, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
-        for name, work in runs.items():
-            times[name].append(seconds(work, device))
-    return {name: statistics.median(taken) for name, taken in times.items()}
-
-
-def peak(work: Work, device: torch.device) -> int:
-    """Most bytes that were allocated at a time during one call, beyond those before it."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
-        work()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "trace.json"
-        profile.export_chrome_trace(str(file))
-        events = json.loads(file.read_text())["traceEvents"]
-    held = most = 0
-    for event in sorted((e for e in events if e["name"] == "[memory]"), key=lambda e: e["ts"]):
-        held += event["args"]["Bytes"]
-        most = max(most, held)
-    return most
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
