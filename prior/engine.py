@@ -14,9 +14,9 @@ from torch import Tensor
 from conditioning.base import Condition
 from plugins.ground.errors import InputError
 from prior.drawing import PLAIN, Drawing, choose
-from prior.methods import AUTO, pick_steps
 from prior.prior import NOTHING, Prior
-from prior.steps import finite
+from prior.steps.base import finite
+from prior.steps.choosing import AUTO, pick_steps
 
 
 class Engine:
@@ -41,8 +41,8 @@ class Engine:
             condition: of the batch, over the whole context.
             batch: B.
             length: codes that there will be at most, prompt included; the context by default.
-            method: who makes the steps, a name of `prior.methods.STEPS`; "auto": the fastest that
-                can serve.
+            method: who makes the steps, a name of `prior.steps.choosing.STEPS`; "auto": the
+                fastest that can serve.
 
         Raises:
             InputError: the method can't serve this prior.

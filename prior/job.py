@@ -22,9 +22,9 @@ from prior.config import PriorConfig
 from prior.engine import Engine
 from prior.int8 import use_int8
 from prior.items import make_items
-from prior.methods import pick_steps
 from prior.options import SamplingOptions
 from prior.prior import Prior, build_conditioners, check_attention
+from prior.steps.choosing import pick_steps
 
 
 class Job:

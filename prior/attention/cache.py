@@ -4,6 +4,9 @@ Nothing grows: every cache is allocated once and written in place. Shapes:
 B batch, H heads, T positions, D width of a head, C slots of the pattern's cache.
 """
 
+import functools
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -125,3 +128,15 @@ class MemoryCache:
         """Attention of any number of queries [B, H, T, D] to the memory [B, H, S, D]."""
         self.kept = (k, v)
         return self.kernel(q, k, v, pattern)
+
+
+@functools.lru_cache(maxsize=64)
+def slot_tables(pattern: SelfPattern) -> np.ndarray:
+    """What each position does with a cache: its key's slot, the first that it sees, and behind the
+    last; [3, positions] int32.
+    """
+    positions = range(pattern.block * pattern.blocks)
+    seen = [pattern.visible(position) for position in positions]
+    slots = [pattern.slot(position) for position in positions]
+    table = [slots, [part.start for part in seen], [part.stop for part in seen]]
+    return np.array(table, np.int32)

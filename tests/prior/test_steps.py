@@ -11,14 +11,14 @@ from music import SPEC
 from conditioning.base import Window
 from plugins.ground.errors import InputError
 from plugins.registry import PluginRecord
-from prior import methods
 from prior.config import preset
 from prior.drawing import Drawing
 from prior.engine import Engine
 from prior.int8 import Int8Linear, use_int8
-from prior.native import NativeSteps
 from prior.prior import NOTHING, Prior
-from prior.static import CompiledSteps, StaticSteps
+from prior.steps import choosing
+from prior.steps.native import NativeSteps
+from prior.steps.static import CompiledSteps, StaticSteps
 
 CONTEXT = 48
 SHAPE = {"context": CONTEXT, "width": 40, "depth": 4, "heads": 2, "blocks": 6}
@@ -27,7 +27,7 @@ LYRICS = "la lo lu\nla li lo"
 
 @pytest.fixture(autouse=True)
 def _static_has_a_name(monkeypatch):
-    monkeypatch.setitem(methods.STEPS, "static", StaticSteps)
+    monkeypatch.setitem(choosing.STEPS, "static", StaticSteps)
 
 
 def prior_of(*patterns, conditioners=(), stream="1", **settings):
@@ -169,7 +169,7 @@ def test_ties_with_the_last_code_kept_are_kept(drawing):
 
 @pytest.mark.parametrize("kind", ["cycle", "memory", "wide"])
 def test_native_numbers_depend_neither_on_threads_nor_on_the_batch(kind, monkeypatch):
-    monkeypatch.setattr("prior.native.SHARE", 1)
+    monkeypatch.setattr("prior.steps.native.SHARE", 1)
     prior, condition = made(kind, 1)
     codes, threads = codes_of(1, CONTEXT), torch.get_num_threads()
     logits = []
@@ -274,7 +274,7 @@ def test_logits_that_are_not_finite_end_in_a_line_that_says_where(name):
 
 def test_auto_takes_native_steps_on_a_cpu_and_eager_ones_where_they_can_not_serve():
     assert isinstance(Engine(prior_of("row")).steps, NativeSteps)
-    assert type(Engine(prior_of("row").half()).steps) is methods.EagerSteps
+    assert type(Engine(prior_of("row").half()).steps) is choosing.EagerSteps
 
 
 def test_a_prompt_comes_first():

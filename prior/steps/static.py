@@ -18,12 +18,11 @@ from conditioning.base import Condition
 from plugins.ground.errors import InputError
 from plugins.ground.native import cache_folder
 from prior.attention.base import Attend
-from prior.attention.cache import LayerCache, MemoryCache
+from prior.attention.cache import LayerCache, MemoryCache, slot_tables
 from prior.attention.pattern import Pattern
 from prior.config import PriorConfig
-from prior.native import slot_tables
 from prior.prior import Prior
-from prior.steps import Caches, Steps
+from prior.steps.base import Caches, Steps
 
 
 class StaticCache:

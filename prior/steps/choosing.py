@@ -4,9 +4,9 @@ import torch
 
 from plugins.ground.errors import InputError
 from prior.config import PriorConfig
-from prior.native import NativeSteps
-from prior.static import CompiledSteps, GraphSteps
-from prior.steps import EagerSteps, Steps
+from prior.steps.base import EagerSteps, Steps
+from prior.steps.native import NativeSteps
+from prior.steps.static import CompiledSteps, GraphSteps
 
 AUTO = "auto"
 

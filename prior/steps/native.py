@@ -6,24 +6,21 @@ N rows and K columns of a weight, V tokens, W width.
 """
 
 import ctypes
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from conditioning.base import Condition
 from plugins.ground import native
-from prior.attention.cache import LayerCache, MemoryCache
-from prior.attention.pattern import SelfPattern
+from prior.attention.cache import LayerCache, MemoryCache, slot_tables
 from prior.config import PriorConfig
 from prior.drawing import Drawing
 from prior.int8 import Int8Linear
 from prior.prior import Prior
-from prior.steps import Caches, Steps, overflow
+from prior.steps.base import Caches, Steps, overflow
 from prior.transformer import Attention, Layer, MemoryAttention
 
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -246,15 +243,3 @@ class NativeSteps(Steps):
     def _keep(self, thing: Any) -> Any:
         self._kept.append(thing)
         return thing
-
-
-@functools.lru_cache(maxsize=64)
-def slot_tables(pattern: SelfPattern) -> np.ndarray:
-    """What each position does with a cache: its key's slot, the first that it sees, and behind the
-    last; [3, positions] int32.
-    """
-    positions = range(pattern.block * pattern.blocks)
-    seen = [pattern.visible(position) for position in positions]
-    slots = [pattern.slot(position) for position in positions]
-    table = [slots, [part.start for part in seen], [part.stop for part in seen]]
-    return np.array(table, np.int32)

@@ -1,0 +1,1 @@
+"""One-token steps: their seam, kinds of them, and who chooses."""
