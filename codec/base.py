@@ -18,6 +18,9 @@ from codec.tokens import TokenSpec, TokenStream
 from plugins import registry
 from plugins.ground.errors import InputError
 
+CHECKED = 1 << 20
+"""Codes that are looked at at a time."""
+
 
 class Codec(nn.Module, ABC):
     """Turns audio into streams of codes and codes into audio.
@@ -67,6 +70,11 @@ class Codec(nn.Module, ABC):
         if name not in ("auto", "eager"):
             raise InputError(f"codec {self.spec.codec!r} has no engine {name!r}: take 'auto'")
 
+    @property
+    def any_threads(self) -> bool:
+        """Whether codes are the same on any number of threads, to the last one."""
+        return False
+
     def prepare_training(self, clips: Iterable[Tensor]) -> None:
         """Look at some clips [C, T], on the CPU, of the training set before the first step."""
         return
@@ -111,15 +119,28 @@ class Codec(nn.Module, ABC):
         """
         nothing = torch.zeros(0, dtype=torch.long, device=self.device)
         parts: dict[str, list[Tensor]] = {stream.name: [nothing] for stream in self.spec.streams}
+        for codes in self.encode_stream(blocks):
+            for name, part in codes.items():
+                parts[name].append(part)
+        # Joined outside of inference mode, so that codes may enter a graph later.
+        return {name: torch.cat(codes) for name, codes in parts.items()}
+
+    def encode_stream(self, blocks: Iterable[Tensor]) -> Iterator[dict[str, Tensor]]:
+        """As `encode_blocks`, giving the codes of each tile as soon as it is coded, so that whoever
+        keeps them decides how.
+
+        Yields:
+            {stream: [n] int64}; joined they are what `encode_blocks` gives.
+        """
         for tile, audio in self._cut(blocks):
             with torch.inference_mode():
                 codes = self._encoded(audio[None].to(self.device, torch.float32))
+            part = {}
             for stream in self.spec.streams:
                 first = (tile.start - tile.left) // stream.hop_length
                 count = tile.stop // stream.hop_length - tile.start // stream.hop_length
-                parts[stream.name].append(codes[stream.name][0, first : first + count])
-        # Joined outside of inference mode, so that codes may enter a graph later.
-        return {name: torch.cat(codes) for name, codes in parts.items()}
+                part[stream.name] = codes[stream.name][0, first : first + count]
+            yield part
 
     def _cut(self, blocks: Iterable[Tensor]) -> Iterator[tuple[Tile, Tensor]]:
         """Tiles and what they see, [C, right - left], as soon as enough blocks have come."""
@@ -177,13 +198,14 @@ class Codec(nn.Module, ABC):
         Raises:
             InputError: no codes, an unknown stream, or codes outside of the codebook.
         """
-        codes = self._checked(codes)
+        self._check(codes)
         finest = next(stream for stream in self.spec.streams if stream.name in codes)
         for tile in self.tiling.tiles(len(codes[finest.name]) * finest.hop_length):
             seen = {}
             for name, stream in codes.items():
                 hop = self.spec.stream(name).hop_length
-                seen[name] = stream[None, tile.left // hop : tile.right // hop].to(self.device)
+                part = stream[None, tile.left // hop : tile.right // hop]
+                seen[name] = part.to(self.device, torch.long)
             with torch.inference_mode():
                 audio = self._decoded(seen, finest)
             yield audio[0, :, tile.start - tile.left : tile.stop - tile.left].clone()
@@ -213,16 +235,18 @@ class Codec(nn.Module, ABC):
                 raise ValueError(f"decode_tile must give {shape} floats, not {_described(audio)}")
         return audio
 
-    def _checked(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The codes as int64, if they are this codec's."""
+    def _check(self, codes: Mapping[str, Tensor]) -> None:
+        """Refuse codes that are not this codec's, [N] integers of any width."""
         if not codes:
             raise InputError("no codes to decode: give at least one stream")
-        wide = {name: stream.to(torch.long) for name, stream in codes.items()}
-        for name, stream in wide.items():
+        for name, stream in codes.items():
             size = self.spec.stream(name).vocab_size
-            if stream.numel() and (int(stream.min()) < 0 or int(stream.max()) >= size):
-                raise InputError(f"stream {name!r} holds codes outside of its codebook of {size}")
-        return wide
+            for part in stream.split(CHECKED):
+                wide = part.to(torch.long)  # narrow unsigned types compare nothing
+                if wide.numel() and (int(wide.min()) < 0 or int(wide.max()) >= size):
+                    raise InputError(
+                        f"stream {name!r} holds codes outside of its codebook of {size}"
+                    )
 
 
 def _is(found: Any, shape: list[int]) -> TypeGuard[Tensor]:

@@ -149,8 +149,8 @@ def _decode_track(
 
 def _audio(codec: Codec, codes: Mapping[str, np.ndarray], samples: int) -> Iterator[np.ndarray]:
     """Decoded audio in blocks [C, n], cut to the track's length."""
-    wide = {name: torch.from_numpy(stream.astype(np.int64)) for name, stream in codes.items()}
-    for block in codec.decode_blocks(wide):
+    own = {name: torch.from_numpy(stream.copy()) for name, stream in codes.items()}
+    for block in codec.decode_blocks(own):
         yield block[:, :samples].cpu().numpy()
         samples -= block.shape[1]
         if samples <= 0:

@@ -113,10 +113,11 @@ def evaluate_codec(
 
 def _evaluate_track(codec: Codec, source: Source, counts: dict[str, Tensor]) -> TrackFigures:
     """One track's figures; its codes are added to `counts`, stream -> [K]."""
-    codes, samples = encode_file(codec, source.file)
+    coded, samples = encode_file(codec, source.file)
+    codes = {name: torch.from_numpy(stream) for name, stream in coded.items()}
     kept = {name: _convergence(codec, source, _from(name, codes, codec.spec)) for name in codes}
     for name, stream in codes.items():
-        counts[name] += count_codes(stream, len(counts[name])).to(torch.int64).cpu()
+        counts[name] += count_codes(stream.long(), len(counts[name])).to(torch.int64).cpu()
     seconds = samples / codec.spec.sample_rate
     return TrackFigures(id=source.id, seconds=seconds, spectral_convergence_db=kept)
 

@@ -143,13 +143,11 @@ def _text_changed(now: Mapping[str, Any], row: Row) -> bool:
     return any(isinstance(value, str) and utf8(value) != coded for value, coded in pairs)
 
 
-def encode_file(
-    codec: Codec, file: Path, block: int = BLOCK
-) -> tuple[dict[str, torch.Tensor], int]:
-    """Codes of a whole file, {stream: [N] int64}, and how many samples it has at the codec's rate.
+def encode_file(codec: Codec, file: Path, block: int = BLOCK) -> tuple[dict[str, np.ndarray], int]:
+    """Codes of a whole file, {stream: [N] uint16}, and how many samples it has at the codec's rate.
 
-    Memory does not grow with its length, apart from the codes. `block`, the samples that are read
-    at a time, does not change them.
+    Memory does not grow with its length, apart from the codes, two bytes each. `block`, the
+    samples that are read at a time, does not change them.
 
     Raises:
         AudioError: it can't be used.
@@ -163,7 +161,11 @@ def encode_file(
             samples += audio.shape[1]
             yield torch.from_numpy(audio)
 
-    codes = codec.encode_blocks(blocks())
+    kept = {stream.name: bytearray() for stream in spec.streams}
+    for part in codec.encode_stream(blocks()):
+        for name, new in part.items():
+            kept[name] += new.cpu().numpy().astype(np.uint16).tobytes()
+    codes = {name: np.frombuffer(held, np.uint16) for name, held in kept.items()}
     if not any(map(len, codes.values())):
         raise AudioError(file, f"shorter than one code ({samples} samples)")
     return codes, samples
@@ -182,7 +184,7 @@ def code_file(codec: Codec, source: Source) -> Row:
         "path": source.path,
         "audio_sha256": sha256_of(source.file),
         "num_samples": samples,
-        **{CODES + name: c.cpu().numpy().astype(np.uint16) for name, c in codes.items()},
+        **{CODES + name: one for name, one in codes.items()},
     }
 
 

@@ -14,7 +14,7 @@ from codec import losses
 from codec.base import Codec
 from codec.config import PRESETS, VQVAEConfig
 from codec.encdec import Decoder, Encoder
-from codec.engine import engine_for
+from codec.engine import NATIVE, engine_for
 from codec.losses import STANDARD, Bandwidth, measure_bandwidth, spectrogram
 from codec.metrics import convergence
 from codec.quantize import Quantized, Quantizer
@@ -62,6 +62,12 @@ class VQVAE(Codec):
         for network in (self.encoders, self.decoders):
             engine_for(name, network)
         self.engine = name
+
+    @property
+    def any_threads(self) -> bool:
+        """See `Codec`: what is computed in C++ is."""
+        with torch.inference_mode():
+            return engine_for(self.engine, self.encoders) is NATIVE
 
     @property
     def tiling(self) -> Tiling:

@@ -1,7 +1,8 @@
 """Processes that each hold a codec and work on audio files, with the results in order.
 
 It does not know what the work is. A codec's codes may depend on how many threads compute them, so
-every worker computes with one; then they don't depend on how many workers there are.
+every worker computes with one; then they don't depend on how many workers there are. A worker that
+is alone takes all threads if the codec says that its codes don't.
 """
 
 import contextlib
@@ -54,7 +55,7 @@ def workforce(
     """
     if workers == 1:
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads if codec.any_threads else 1)
         try:
             yield lambda sources: (work(codec, source) for source in sources)
         finally:
