@@ -186,7 +186,8 @@ def other_cases(quick: bool, audio: Mapping[int, Path]) -> list[Case]:
     for name, (rate, config) in models.items():
         settings = {"model": name, "config": config, "audio": str(audio[rate])}
         questions = tuple(
-            Question(kind, kind, seconds, AUDIO, model=name) for kind in ("encode", "decode")
+            Question(f"{name.lower()}_{kind}", kind, seconds, AUDIO, model=name)
+            for kind in ("encode", "decode")
         )
         cases.append(Case({"ours": ours, "peer": Request("codec", settings)}, questions, repeats))
     return [*cases, *(_musicgen(quick, batch, repeats) for batch in (1, 8))]
@@ -197,7 +198,7 @@ def _musicgen(quick: bool, batch: int, repeats: int) -> Case:
     config = {"num_hidden_layers": depth, "ffn_dim": 2048, "max_position_embeddings": 8192}
     asked = {"batch": batch, "prompt": 8, "count": count}
     shape = {**SHAPES["large"], **({"depth": 3, "context": 1024} if quick else {})}
-    question = Question(f"steps_{batch}", "steps", count, "steps a second", model="MusicGen")
+    question = Question(f"musicgen_{batch}", "steps", count, "steps a second", model="MusicGen")
     sides = {
         "ours": Request("sample", {**asked, "shape": shape}),
         "peer": Request("musicgen", {**asked, "config": config}),

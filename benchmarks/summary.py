@@ -1,0 +1,201 @@
+"""What all benchmarks found, as `summary.csv` and as a page. It measures nothing.
+
+It reads the tables that the scripts left in one folder and takes what is there: a script that has
+not run yet is a line on the page that says so.
+"""
+
+import csv
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from measuring import write_csv
+from summary_sections import SECTIONS, TARGETS, Section, Target
+
+from plugins.ground.files import published
+
+Row = Mapping[str, str]
+SUMMARY = ("question", "ours", "peer", "unit", "ratio", "share_of_limit")
+"""Columns of `summary.csv`."""
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Of a table; none if it isn't there."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_summary(out: Path) -> None:
+    """Write the questions that have a target, with what was measured, in the order of those."""
+    found = {r["question"]: r for r in read_rows(out / "peers.csv") if r["model"] == "Jukebox"}
+    rows = [{key: found[name][key] for key in SUMMARY} for name in TARGETS if name in found]
+    if rows:
+        write_csv(out / "summary.csv", rows)
+
+
+def write_page(out: Path, page: Path, notes: Path) -> None:
+    """Write the page and, beside it, its figures as `performance-*.png`.
+
+    Args:
+        out: folder of tables and figures.
+        page: Markdown.
+        notes: a file that is taken into it as it is.
+    """
+    lines = ["# Performance", "", *_introduction(out), "", *_verdicts(out)]
+    for section in SECTIONS:
+        lines += ["", f"## {section.title}", "", *_section(section, out, page)]
+    if notes.exists():
+        lines += ["", notes.read_text("utf-8").strip()]
+    with published(page) as partial:
+        partial.write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def _introduction(out: Path) -> Iterator[str]:
+    limits = read_rows(out / "limits.csv")
+    best = {row["limit"]: 0.0 for row in limits}
+    for row in limits:
+        best[row["limit"]] = max(best[row["limit"]], float(row["best"]))
+    yield (
+        "`make bench` measures all of this in one run and writes this page. Times are medians; "
+        "what is compared takes turns, so the ratios hold where the figures alone would not."
+    )
+    yield ""
+    yield (
+        f"The machine: {_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; "
+        f"PyTorch {torch.__version__}."
+    )
+    if best:
+        yield (
+            f"Its limits, measured in the same run: {best.get('peak', 0):.0f} GFLOP/s in float32, "
+            f"{best.get('bandwidth', 0):.1f} GB/s from memory."
+        )
+
+
+# Beside transformers
+
+
+def _verdicts(out: Path) -> Iterator[str]:
+    yield "## Beside the Jukebox of transformers"
+    yield ""
+    yield (
+        "The same shapes with random weights, transformers 4.57.6 in an environment of its own "
+        "(`benchmarks/peers.py`): the published codec on 20 s of music, a prior of 162 million "
+        "parameters (width 1024, depth 48, context 8192), one of 2.5 million (width 256, depth 8, "
+        "context 1024), and training one of 15 million (width 512, depth 16, context 2048, batch "
+        "of 2). *Of the limit* is the larger share of the two limits above."
+    )
+    yield ""
+    rows = {row["question"]: row for row in read_rows(out / "summary.csv")}
+    if not rows:
+        yield "Not measured yet."
+        return
+    yield "| question | ours | transformers | unit | ours / theirs | of the limit | wanted | met |"
+    yield "|---|--:|--:|---|--:|--:|---|---|"
+    for name, target in TARGETS.items():
+        if name in rows:
+            yield _verdict(target, rows[name])
+    if told := _same_memory(out):
+        yield from ("", told)
+
+
+def _verdict(target: Target, row: Row) -> str:
+    share = f"{float(row['share_of_limit']):.0%}" if row["share_of_limit"] else ""
+    cells = [
+        target.title,
+        number(row["ours"]),
+        number(row["peer"]),
+        row["unit"],
+        f"{float(row['ratio']):.2f}",
+        share,
+        target.wanted,
+        target.verdict(float(row["ratio"]), float(row["share_of_limit"] or 0)),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _same_memory(out: Path) -> str:
+    """Whether coding an hour takes the memory of coding a minute."""
+    rows = {
+        float(row["seconds"]): row
+        for row in read_rows(out / "coding_length.csv")
+        if row["what"] == "encode" and row["engine"] == "auto"
+    }
+    if not {60.0, 3600.0} <= rows.keys():
+        return ""
+    minute, hour = (rows[seconds] for seconds in (60.0, 3600.0))
+    held = [float(row["peak_mib"]) - float(row["codes_mib"]) for row in (minute, hour)]
+    same = "the same" if held[1] <= 1.1 * held[0] else "NOT the same"
+    return (
+        f"Coding an hour of audio takes {number(hour['peak_mib'])} MiB of the allocator at most, a "
+        f"minute {number(minute['peak_mib'])} MiB; less the codes that are given back, "
+        f"{held[1]:.0f} and {held[0]:.0f} MiB: {same}."
+    )
+
+
+# Sections
+
+
+def _section(section: Section, out: Path, page: Path) -> Iterator[str]:
+    yield section.text
+    for name in section.figures:
+        if (out / name).exists():
+            yield ""
+            yield f"![{section.title}]({_copied(out / name, page)})"
+    rows = [row for row in read_rows(out / section.table) if section.shows(row)]
+    yield ""
+    if not rows:
+        yield "Not measured yet."
+        return
+    columns = section.columns or {name: name for name in rows[0]}
+    yield f"| {' | '.join(columns.values())} |"
+    yield "|" + "|".join("--:" if _is_number(rows[0][c]) else "---" for c in columns) + "|"
+    for row in rows:
+        yield f"| {' | '.join(number(row[c]) for c in columns)} |"
+
+
+def _copied(figure: Path, page: Path) -> str:
+    """A figure beside the page, in few colours so that it stays small; its name."""
+    name = f"performance-{figure.stem.replace('_', '-')}.png"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    with published(page.with_name(name)) as partial:
+        try:
+            from PIL import Image
+        except ImportError:
+            shutil.copyfile(figure, partial)
+        else:
+            with Image.open(figure) as image:
+                image.convert("RGB").quantize(64).save(partial, optimize=True)
+    return name
+
+
+def number(text: str) -> str:
+    """A table's cell: numbers with three digits that count, all else as it is."""
+    if not _is_number(text):
+        return text
+    value = float(text)
+    if value and abs(value) < 1e-3:
+        return f"{value:.1e}"
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    return str(int(value)) if value == int(value) else f"{value:.{digits}f}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _processor() -> str:
+    """What the processor calls itself."""
+    try:
+        lines: Sequence[str] = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else "an unnamed processor"
