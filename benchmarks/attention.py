@@ -1,82 +1,122 @@
-"""How fast is each attention kernel, and how much memory does it take? Both over those of `naive`.
+"""How fast is each attention kernel, what memory does it take, how far is it from `naive`?
 
-`python benchmarks/attention.py [--context 2048] [--blocks 32] [--batch 2] [--heads 4] [--width 64]
-[--patterns row,column] [--device cpu]` prints, for every pattern and every kernel that can serve
-here, the median time of a forward and of a forward and backward pass, all measured in turn in one
-process, and the most memory that PyTorch's allocator had handed out during one, inputs not
-counted; then the kernels that can't serve, and why.
+`python benchmarks/attention.py [--quick] [--contexts 512,2048,8192] [--batches 1,4] [--blocks 32]
+[--patterns row,column]` prints, for every pattern and every kernel of the registry that can serve
+here, the median time of a forward and of a forward and backward pass, all kernels in turn; the most
+memory that PyTorch's allocator had handed out during one, inputs not counted; the largest
+difference from what `naive` gives (outputs, or gradients too); then the kernels that can't serve,
+and why. `naive` is quadratic, so it and differences from it end at a context of 2048; kernels that
+are compiled for each shape run in one shape only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from measuring import in_turn, peak
+from measuring import Benchmark, Row, figure, in_turn, peak, print_rows, write_csv
 from pydantic import Field
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from plugins import registry
-from plugins.ground.command import Command
 from plugins.ground.device import pick_device
 from prior.attention.base import AttentionKernel, AttentionRequest
 from prior.attention.pattern import PATTERNS, Pattern, make_pattern
 
 PASSES = ("forward", "and backward")
+NAIVE_UP_TO = 2048
+"""Positions."""
+MOST = 8192
+"""Positions of all items together."""
+COMPILED = {"flex"}
+"""Kernels that run in the first shape only."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of queries, keys and values."""
+
+    context: int
+    batch: int
 
 
 @dataclass(frozen=True)
 class Run:
-    """One kernel's forward pass, or forward and backward."""
+    """One kernel's forward pass, or forward and backward: what it computes."""
 
     kernel: str
-    work: Callable[[], None]
+    work: Callable[[], Sequence[Tensor]]
     backward: bool
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Of a run."""
-
-    seconds: float
-    peak: int
-    """Bytes."""
-
-
-class Attention(Command):
+class Attention(Benchmark):
     """Compare attention kernels."""
 
-    context: int = Field(2048, ge=1, description="positions")
-    blocks: int = Field(32, ge=1, description="blocks that they are folded into")
-    batch: int = Field(2, ge=1, description="items")
+    contexts: list[int] = Field([512, 2048, 8192], description="positions")
+    batches: list[int] = Field([1, 4], description="items")
+    blocks: int = Field(32, ge=1, description="blocks that positions are folded into")
     heads: int = Field(4, ge=1, description="attention heads")
     width: int = Field(64, ge=1, description="width of a head")
     patterns: list[str] = Field(list(PATTERNS), description="which patterns")
-    repeats: int = Field(7, ge=3, description="measurements; the median counts")
-    device: str = Field("auto", description="auto, cpu, cuda or mps")
+    repeats: int = Field(3, ge=1, description="measurements; the median counts")
 
     def cli_cmd(self) -> None:
-        """Measure and print."""
-        titles = [title for one in PASSES for title in (one, "/ naive", "MiB", "/ naive")]
-        table = Table("pattern", "kernel", *titles)
+        """Measure, print and write."""
+        contexts = [128] if self.quick else self.contexts
+        batches = [2] if self.quick else self.batches
+        shapes = [Shape(c, b) for c in contexts for b in batches if c * b <= MOST or b == 1]
         refusals: dict[str, None] = {}
+        rows: list[Row] = []
         for name in self.patterns:
-            costs = self._measure(make_pattern(name, self.context, self.blocks), refusals)
-            for kernel in dict.fromkeys(kernel for kernel, _ in costs):
-                cells = [
-                    cell
-                    for backward in (False, True)
-                    for cell in _cells(costs.get((kernel, backward)), costs["naive", backward])
-                ]
-                table.add_row(name, kernel, *cells)
-        Console().print(table, *refusals, sep="\n")
+            for shape in shapes:
+                first = shape == shapes[0] and not (self.quick and rows)
+                rows += self._measure(name, shape, first, refusals)
+        print_rows(rows)
+        print(*refusals, sep="\n")
+        write_csv(self.out / "attention.csv", rows)
+        _draw(rows, self.out / "attention.png")
 
-    def _measure(self, pattern: Pattern, refusals: dict[str, None]) -> dict[tuple[str, bool], Cost]:
-        """What each kernel that can serve takes, by its name and whether there is a backward."""
+    def _measure(
+        self, name: str, shape: Shape, first: bool, refusals: dict[str, None]
+    ) -> list[Row]:
+        """Every kernel that can serve, in turn."""
         device = pick_device(self.device)
-        shape = (self.batch, self.heads, self.context, self.width)
-        q, k, v = (torch.randn(shape, device=device, requires_grad=True) for _ in range(3))
+        pattern = make_pattern(name, shape.context, self.blocks)
+        runs = {
+            (run.kernel, run.backward): run.work
+            for run in self._runs(pattern, shape, refusals)
+            if (run.kernel != "naive" or shape.context <= NAIVE_UP_TO)
+            and (run.kernel not in COMPILED or first)
+        }
+        times = in_turn(runs, 1 if self.quick else self.repeats, device)
+        peaks = {key: peak(work, device) for key, work in runs.items()}
+        rows = []
+        for (kernel, backward), work in runs.items():
+            taken, most, plain = (
+                times[kernel, backward],
+                peaks[kernel, backward],
+                ("naive", backward),
+            )
+            known = plain in runs
+            rows.append({
+                "pattern": name,
+                "kernel": kernel,
+                "context": shape.context,
+                "batch": shape.batch,
+                "passes": PASSES[backward],
+                "ms": 1e3 * taken,
+                "over_naive": taken / times[plain] if known else "",
+                "peak_mib": most / 2**20,
+                "memory_over_naive": most / peaks[plain] if known else "",
+                "error": _apart(work(), runs[plain]()) if known else "",
+            })  # fmt: skip
+        return rows
+
+    def _runs(self, pattern: Pattern, shape: Shape, refusals: dict[str, None]) -> list[Run]:
+        """What can serve here; the reasons of others are kept."""
+        device = pick_device(self.device)
+        size = (shape.batch, self.heads, shape.context, self.width)
+        q, k, v = (torch.randn(size, device=device, requires_grad=True) for _ in range(3))
         runs = []
         for name in registry.plugins(registry.ATTENTION):
             cls = registry.get(registry.ATTENTION, name)
@@ -89,33 +129,49 @@ class Attention(Command):
                     refusals[f"{name}, {PASSES[backward]}: {reason}"] = None
                 else:
                     runs.append(Run(name, _work(cls(), (q, k, v), pattern, backward), backward))
-        works = {(run.kernel, run.backward): run.work for run in runs}
-        times = in_turn(works, self.repeats, device)
-        return {name: Cost(times[name], peak(work, device)) for name, work in works.items()}
+        return runs
 
 
-def _cells(cost: Cost | None, naive: Cost) -> list[str]:
-    if cost is None:
-        return ["-"] * 4
-    return [
-        f"{1e3 * cost.seconds:.2f} ms",
-        f"{cost.seconds / naive.seconds:.2f}",
-        f"{cost.peak / 2**20:.1f}",
-        f"{cost.peak / naive.peak:.2f}",
-    ]
+def _apart(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
+    """The largest difference."""
+    return max(float((a - b).abs().max()) for a, b in zip(some, others, strict=True))
 
 
 def _work(
     kernel: AttentionKernel, inputs: tuple[Tensor, Tensor, Tensor], pattern: Pattern, backward: bool
-) -> Callable[[], None]:
-    def forward() -> None:
+) -> Callable[[], Sequence[Tensor]]:
+    def forward() -> Sequence[Tensor]:
         with torch.no_grad():
-            kernel(*inputs, pattern)
+            return [kernel(*inputs, pattern)]
 
-    def both() -> None:
-        torch.autograd.grad(kernel(*inputs, pattern).sum(), inputs)
+    def both() -> Sequence[Tensor]:
+        made = kernel(*inputs, pattern)
+        return [made.detach(), *torch.autograd.grad(made.sum(), inputs)]
 
     return both if backward else forward
+
+
+def _draw(rows: Sequence[Row], path: Path) -> None:
+    """Time and memory of one item's forward and backward pass, by context."""
+    patterns = list(dict.fromkeys(row["pattern"] for row in rows))
+    batch = rows[0]["batch"]
+    with figure(path, 2.2 * len(patterns) + 1, 4.5) as drawn:
+        panels = drawn.subplots(2, len(patterns), sharex=True, sharey="row", squeeze=False)
+        for column, pattern in enumerate(patterns):
+            for kernel in dict.fromkeys(row["kernel"] for row in rows):
+                shown = [
+                    r for r in rows
+                    if (r["pattern"], r["kernel"], r["batch"]) == (pattern, kernel, batch)
+                    and r["passes"] == PASSES[True]
+                ]  # fmt: skip
+                for panel, cost in zip(panels[:, column], ("ms", "peak_mib"), strict=True):
+                    points = [r["context"] for r in shown], [r[cost] for r in shown]
+                    panel.loglog(*points, marker="o", label=kernel)
+            panels[0, column].set_title(pattern)
+            panels[1, column].set_xlabel("context")
+        panels[0, 0].set_ylabel("ms, and backward")
+        panels[1, 0].set_ylabel("peak, MiB")
+        panels[0, 0].legend(fontsize="small")
 
 
 if __name__ == "__main__":

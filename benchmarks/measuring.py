@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from costs import Work, in_turn, peak, seconds
 from pydantic import Field
+from rich.console import Console
+from rich.table import Table
 
 from plugins.ground.command import Command
 from plugins.ground.files import published
@@ -18,7 +20,12 @@ from plugins.ground.files import published
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Benchmark", "Work", "figure", "in_turn", "peak", "seconds", "write_csv"]
+__all__ = [
+    "Benchmark", "Row", "Work", "figure", "in_turn", "peak", "print_rows", "seconds", "write_csv"
+]  # fmt: skip
+
+Row = dict[str, float | str]
+"""A measurement, by column."""
 
 
 class Benchmark(Command):
@@ -28,6 +35,14 @@ class Benchmark(Command):
     quick: bool = Field(False, description="small shapes, few repeats: does it run at all?")
     repeats: int = Field(5, ge=1, description="measurements; the median counts")
     device: str = Field("auto", description="auto, cpu, cuda or mps")
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows as a table on the screen; the first names the columns."""
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*(v if isinstance(v, str) else f"{v:.4g}" for v in row.values()))
+    Console().print(table)
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

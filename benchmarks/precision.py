@@ -72,7 +72,7 @@ def _train(model: Path, tokens: Path, quick: bool) -> None:
     codec_steps, prior_steps = (2, 2) if quick else (300, 300)
     _run("codec.train", *sources, "--out", model / "codec", "--preset", "tiny",
          "--clip-seconds", 0.37, "--steps", codec_steps, "--learning-rate", 2e-3,
-         *held_out)  # fmt: skip
+         *(["--batch-size", 2] if quick else []), *held_out)  # fmt: skip
     _run("codec.tokenize", *sources, "--codec", model / "codec", "--out", tokens)
     _run("prior.train", tokens, "--out", model / "prior_1", "--stream", 1, "--preset", "tiny",
          "--set", "width=192", "--steps", prior_steps, "--batch-size", 4, "--learning-rate", 1e-3,
