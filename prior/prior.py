@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conditioning.base import AuxiliaryLoss, Condition, Conditioner, Site, Track, Window
+from conditioning.base import Condition, Conditioner, Site, Track, Window
 from conditioning.fuse import (
     Layout,
     condition_of,
@@ -30,6 +30,7 @@ from plugins.ground.errors import InputError
 from prior.attention.base import Attend, AttentionRequest
 from prior.attention.kernels import AUTO, Chosen, Masked, Recording, choose
 from prior.config import PriorConfig, TransformerConfig
+from prior.lean import surprise
 from prior.transformer import Transformer
 
 NOTHING = Condition()
@@ -47,7 +48,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Losses:
-    """What a prior is trained on; [] each."""
+    """What a prior is trained on; [] each. Only the total leads back to the prior's weights."""
 
     total: Tensor  # mean over codes and the positions of all others, each by its weight
     codes: Tensor  # mean cross-entropy in nats per code
@@ -214,9 +215,18 @@ class Prior(nn.Module):
             hidden: the transformer's output.
             position: the Condition's part at the same positions, of the same shape.
         """
+        return F.linear(self._read(hidden, position), self._table)
+
+    def _read(self, hidden: Tensor, position: Tensor | None) -> Tensor:
+        """What the output embeddings are compared with."""
         if self.config.condition_output and position is not None:
-            hidden = hidden + position
-        return F.linear(hidden, (self.output or self.embedding).weight)
+            return hidden + position
+        return hidden
+
+    @property
+    def _table(self) -> Tensor:
+        """Output embeddings [V, W]."""
+        return (self.output or self.embedding).weight
 
     def forward(
         self,
@@ -263,35 +273,34 @@ class Prior(nn.Module):
             condition: of the same batch.
             mask: [B, T] bool, True where a code counts; all do by default.
         """
-        logits = self(codes, condition).logits
-        surprises = F.cross_entropy(
-            logits.flatten(0, 1).float(), self.tokens(codes, condition).flatten(), reduction="none"
-        ).view(len(codes), -1)
-        ahead, own = surprises[:, : self.prefix], surprises[:, self.prefix :]
-        counted = torch.ones_like(own) if mask is None else mask.to(own.dtype)
-        mean = (own * counted).sum() / counted.sum().clamp(min=1)
-        others = [*condition.losses, *self._prefix_losses(ahead)]
-        total, positions = mean * codes.shape[1], codes.shape[1]
+        length = codes.shape[1]
+        hidden = self(codes, condition, upto=self.config.depth - 1).hidden
+        counted = torch.ones_like(codes) if mask is None else mask
+        own = counted / counted.sum().clamp(min=1)  # [B, T]
+        ahead = {name: part.provides for name, part in self._parts() if part.provides.prefix}
+        others = condition.losses
+        positions = length + self.prefix + sum(other.positions for other in others)
+        weights = [own.new_full((one.prefix,), one.prefix_weight) for one in ahead.values()]
+        first = torch.cat(weights).expand(len(codes), -1) / len(codes) if weights else own[:, :0]
+        total, surprises = surprise(
+            self._read(hidden, self.told(condition, length)).flatten(0, 1),
+            self._table,
+            self.tokens(codes, condition).flatten(),
+            torch.cat([first, own * length], 1).flatten() / positions,
+        )
         for other in others:
-            total = total + other.weight * other.positions * other.mean
-            positions += other.positions
-        return Losses(total / positions, mean, {other.name: other.mean for other in others})
+            total = total + other.weight * other.positions / positions * other.mean
+        sizes = [*(one.prefix for one in ahead.values()), length]
+        *parts, last = surprises.view(len(codes), -1).split(sizes, 1)
+        means = {other.name: other.mean for other in others}
+        means |= {name: part.mean() for name, part in zip(ahead, parts, strict=True)}
+        return Losses(total, (last * own).sum(), means)
 
     def loss(
         self, codes: Tensor, condition: Condition = NOTHING, mask: Tensor | None = None
     ) -> Tensor:
         """What training minimises: `losses(...).total`."""
         return self.losses(codes, condition, mask).total
-
-    def _prefix_losses(self, surprises: Tensor) -> list[AuxiliaryLoss]:
-        """Of each conditioner's part of the prefix, from [B, S]."""
-        made, start = [], 0
-        for name, part in self._parts():
-            if length := part.provides.prefix:
-                mean = surprises[:, start : start + length].mean()
-                made.append(AuxiliaryLoss(name, mean, length, part.provides.prefix_weight))
-                start += length
-        return made
 
     def _recording(self, layer: int, condition: Condition) -> Recording:
         if self.config.pattern_of(layer) == "memory":

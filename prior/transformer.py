@@ -5,6 +5,7 @@ B batch, T positions, S positions of a memory, W width, H heads, D width of a he
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -19,6 +20,7 @@ from prior.attention.cache import LayerCache, MemoryCache
 from prior.attention.kernels import AUTO, Chosen
 from prior.attention.pattern import Memory, Pattern, SelfPattern, make_pattern
 from prior.config import TransformerConfig
+from prior.lean import by_rows, linear, then_linear
 
 
 class QuickGELU(nn.Module):
@@ -31,7 +33,7 @@ class QuickGELU(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention between two projections; how it attends is handed in."""
+    """Multi-head attention; how it attends is handed in. The layer applies the last projection."""
 
     def __init__(self, config: TransformerConfig, pattern: SelfPattern) -> None:
         super().__init__()
@@ -42,21 +44,25 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.attention_width)
         self.out = nn.Linear(config.attention_width, config.width)
 
-    def forward(self, x: Tensor, attend: Attend, memory: Tensor | None = None) -> Tensor:
-        """[B, T, W] -> [B, T, W].
+    def forward(
+        self, x: Tensor, norm: nn.Module, attend: Attend, memory: Tensor | None = None
+    ) -> Tensor:
+        """[B, T, W], to be normalised first -> what `out` takes, [B, T, H x D].
 
         Raises:
             InputError: the layer's own attention can't do what it claims.
         """
-        q, k, v = _split(self.qkv(x), 3, self.heads)
+        q, k, v = _split(by_rows(partial(then_linear, norm, self.qkv), x), 3, self.heads)
         if self.own is None:
-            return self.out(_join(attend(q, k, v, self.pattern)))
+            return _join(attend(q, k, v, self.pattern))
         where = f"pattern {self.pattern.name!r} on {q.device.type} in {q.dtype}"
         with registry.blaming(type(self.own), f"serve {where}"):
             mixed = attend(q, k, v, self.pattern)
             if mixed.shape != q.shape:
                 raise TypeError(f"it made {list(mixed.shape)} of {list(q.shape)}")
-            return self.out(_join(mixed))
+            if mixed.dtype != q.dtype and not torch.is_autocast_enabled(q.device.type):
+                raise RuntimeError(f"it made dtype {mixed.dtype} of {q.dtype}")
+            return _join(mixed)
 
 
 class MemoryAttention(nn.Module):
@@ -71,12 +77,16 @@ class MemoryAttention(nn.Module):
         self.memory = nn.Linear(config.width, 2 * config.attention_width)
         self.out = nn.Linear(config.attention_width, config.width)
 
-    def forward(self, x: Tensor, attend: Attend, memory: Tensor | None = None) -> Tensor:
-        """[B, T, W] and a memory [B, S, W], which a cache may have kept -> [B, T, W]."""
-        (q,) = _split(self.query(x), 1, self.heads)
+    def forward(
+        self, x: Tensor, norm: nn.Module, attend: Attend, memory: Tensor | None = None
+    ) -> Tensor:
+        """[B, T, W], to be normalised first, and a memory [B, S, W], which a cache may have kept
+        -> what `out` takes, [B, T, H x D].
+        """
+        (q,) = _split(by_rows(partial(then_linear, norm, self.query), x), 1, self.heads)
         kept = attend.kept if isinstance(attend, MemoryCache) else None
         k, v = kept or _split(self.memory(memory), 2, self.heads)
-        return self.out(_join(attend(q, k, v, self.pattern)))
+        return _join(attend(q, k, v, self.pattern))
 
 
 def _split(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
@@ -112,10 +122,16 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, attend: Attend, memory: Tensor | None = None) -> Tensor:
         """[B, T, W] and a memory [B, S, W], if the layer reads one -> [B, T, W]."""
-        attended = self.dropout(self.attention(self.attention_norm(x), attend, memory))
+        mixed = self.attention(x, self.attention_norm, attend, memory)
+        return by_rows(self._after, x, mixed)
+
+    def _after(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """What follows attention, to each position alone: [.., W] and [.., H x D] -> [.., W]."""
         # The MLP reads the unscaled sum, and both branches are scaled together after it.
-        inner = x + attended
-        both = inner + self.dropout(self.mlp(self.mlp_norm(inner)))
+        inner = x + self.dropout(linear(self.attention.out, mixed))
+        up, activation, down = self.mlp
+        hidden = then_linear(self.mlp_norm, up, inner)
+        both = inner + self.dropout(then_linear(activation, down, hidden))
         return both if self.scale == 1 else torch.lerp(x, both, self.scale)
 
 

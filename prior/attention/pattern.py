@@ -199,7 +199,9 @@ class Column(SelfPattern):
 
     def fold(self, x: Tensor) -> Tensor:
         """See `Pattern`: blocks at one offset are the sequence."""
-        return rearrange(padded(x, self.block), "b h (n l) d -> b (l h) n d", l=self.block)
+        return rearrange(
+            in_order(padded(x, self.block)), "b h (n l) d -> b (l h) n d", l=self.block
+        )
 
     def unfold(self, x: Tensor, batch: int, length: int) -> Tensor:
         """See `Pattern`."""
@@ -235,6 +237,11 @@ class Previous(Row):
     def mask(self, queries: Tensor, keys: Tensor) -> Tensor:
         """See `Pattern`."""
         return keys // self.block == queries[:, None] // self.block - 1
+
+    def fold(self, x: Tensor) -> Tensor:
+        """See `Pattern`."""
+        # Keys and values are copies, so a view would hold what all three were made from.
+        return super().fold(in_order(x) if x.requires_grad else x)
 
     def fold_keys(self, x: Tensor) -> Tensor:
         """See `Pattern`: keys move one block on; the first block sees zeros, which give zeros."""
@@ -400,6 +407,13 @@ def padded(x: Tensor, block: int) -> Tensor:
     """[B, H, T, D] with zeros behind, up to a whole number of blocks."""
     missing = -x.shape[2] % block
     return F.pad(x, (0, 0, 0, missing)) if missing else x
+
+
+def in_order(x: Tensor) -> Tensor:
+    """[B, H, T, D] as a view of a contiguous [B, T, H, D]: then so is what attention makes of it,
+    and heads are joined without a copy.
+    """
+    return x.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 @functools.lru_cache
