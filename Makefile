@@ -9,7 +9,7 @@ WORKERS ?= 2
 PROGRAMS := festival espeak-ng ffmpeg chromium
 PACKAGES := $(PROGRAMS) festvox-kallpc16k
 
-.PHONY: setup system demo test lint format build clean
+.PHONY: setup system demo test bench lint format build clean
 
 setup: $(VENV)/.installed
 
@@ -31,6 +31,10 @@ demo: setup
 test: setup
 	# One thread each: threads that wait for one another on busy cores cost more than they bring.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+# About 40 minutes on two cores that have nothing else to do; goes on where it was stopped.
+bench: setup
+	$(BIN)/python benchmarks/bench.py
 
 lint: setup
 	$(BIN)/ruff check .

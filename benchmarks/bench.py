@@ -22,20 +22,19 @@ from plugins.ground.files import write_json
 SCRIPTS = ("limits", "peers", "coding", "sampling", "training", "attention", "growth")
 HERE = Path(__file__).parent
 NOTES = HERE / "notes.md"
+DONE = "done.json"
+"""Which scripts are done, and how many seconds they took."""
 PAGE = HERE.parent / "docs" / "performance.md"
 
 
 class Bench(Benchmark):
     """Run all benchmarks and write the page."""
 
-    out: Path | None = Field(  # type: ignore[assignment]
-        None, description="folder for tables and figures (default: out/bench or out/bench-quick)"
-    )
     page: Path | None = Field(
         None, description="where the page goes (default: docs/performance.md; --quick: --out)"
     )
     only: list[str] = Field([], description="scripts to run (default: all)")
-    again: bool = Field(False, description="run all scripts again, also those that are done")
+    again: bool = Field(False, description="start anew, also with scripts that are done")
 
     def cli_cmd(self) -> None:
         """Run what is not done yet, then write what there is.
@@ -43,9 +42,12 @@ class Bench(Benchmark):
         Raises:
             InputError: scripts failed; the others ran, and the page tells of them.
         """
-        out = self.out or Path("out/bench-quick" if self.quick else "out/bench")
+        moved = self.quick and "out" not in self.model_fields_set
+        out = Path("out/bench-quick") if moved else self.out
         page = self.page or (out / "performance.md" if self.quick else PAGE)
         out.mkdir(parents=True, exist_ok=True)
+        if self.again:
+            (out / DONE).unlink(missing_ok=True)
         failed = [name for name in self.only or SCRIPTS if not self._run(name, out)]
         write_summary(out)
         write_page(out, page, NOTES)
@@ -55,9 +57,9 @@ class Bench(Benchmark):
 
     def _run(self, name: str, out: Path) -> bool:
         """Run a script unless it is done; whether it is now."""
-        marks = out / "done.json"
+        marks = out / DONE
         done: dict[str, float] = json.loads(marks.read_text("utf-8")) if marks.exists() else {}
-        if name in done and not self.again:
+        if name in done:
             print(f"{name}: done, in {done[name]:.0f} s")
             return True
         started = time.monotonic()

@@ -1,7 +1,6 @@
 """Real music of any length, for whoever measures a codec: `examples/music`, over and over."""
 
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +29,5 @@ def blocks(seconds: float, rate: int) -> Iterator[np.ndarray]:
                 return
 
 
-@cache
 def _track(path: Path, rate: int) -> np.ndarray:
     return read_audio(path, rate, 1)[0]

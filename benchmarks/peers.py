@@ -77,11 +77,13 @@ class Peers(Benchmark):
                 np.save(path, music(SECONDS[self.quick], rate))
             workers = Workers(stack, python)
             most = limits(self.quick)
-            rows: list[Row] = []
+            found = []
             for case in [*jukebox_cases(self.quick, audio), *other_cases(self.quick, audio)]:
                 if not self.only or {q.name for q in case.questions} & {*self.only}:
-                    rows += _rows(case, workers.answers(case), most)
-                    print(*(f"{r.question}: {r.ratio:.2f}" for r in rows[-len(case.questions) :]))
+                    found.append((case, workers.answers(case)))
+                    print(*(f"{r.question}: {r.ratio:.2f}" for r in _rows(*found[-1], most)))
+            most = limits(self.quick, most)
+        rows = [row for case, answers in found for row in _rows(case, answers, most)]
         self._show(rows)
 
     def _show(self, rows: list[Row]) -> None:

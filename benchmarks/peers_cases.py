@@ -23,7 +23,7 @@ AUDIO = "seconds of audio a second"
 CODES = "codes a second"
 OPTIMISER = {"lr": 1e-4, "fused": True}
 CLIP = 1.0
-SECONDS = {False: 20, True: 1}
+SECONDS = {False: 20.0, True: 0.25}
 """Of audio, by whether it must be quick."""
 SMALLER = {"width": 256, "depth": 3, "context": 512}
 """A large prior, if it must be quick."""
@@ -91,9 +91,9 @@ def jukebox_cases(quick: bool, audio: Mapping[int, Path]) -> list[Case]:
     ]
 
 
-def codec_cases(seconds: int, audio: Path, repeats: int) -> list[Case]:
+def codec_cases(seconds: float, audio: Path, repeats: int) -> list[Case]:
     """Code and decode."""
-    codes = seconds * CODEC.sample_rate // CODEC.hops[0]
+    codes = round(seconds * CODEC.sample_rate) // CODEC.hops[0]
     done = codes * CODEC.hops[0] / CODEC.sample_rate
     kinds = {
         "encode": ({"audio": str(audio)}, seconds, encode_operations()),
