@@ -24,7 +24,8 @@ namespace {
 constexpr int TILE = REGISTERS == 32 ? 12 : 6;  // positions whose sums are in registers ...
 constexpr int PAIR = 2;                         // ... times vectors of outputs
 constexpr int BLOCK = 4 * TILE;                 // positions that weights are read for at a time
-constexpr int STRETCH = 1024 / BLOCK * BLOCK;   // positions that a layer does at a time
+constexpr int STRETCH = 4 * BLOCK;              // positions a thread, then the next layer
+constexpr int LINE = 64 / sizeof(float);        // numbers in a line of the cache
 
 constexpr int vectors_of(int channels) { return (channels + LANES - 1) / LANES; }
 constexpr int64_t rounded_up(int64_t number, int64_t multiple) {
@@ -71,11 +72,12 @@ struct Layer {
 
 namespace {
 
-// The product of TILE_ positions and VECTORS vectors of outputs. `rows(tap)` is the input of the
-// first position at a tap, the next `step` numbers on.
+// The sums of COUNT positions and VECTORS vectors of outputs. `rows(tap)` is the input of the first
+// position at a tap, the next is `step` numbers on. A function of its own, since whatever else the
+// compiler keeps in registers is one less to sum in.
 template <int COUNT, int VECTORS, class Rows, class Put>
-__attribute__((noinline)) void tile(const Weights& w, const float* weight, const float* bias, int64_t step,
-                 const Rows& rows, const Put& put) {
+__attribute__((noinline)) void tile(const Weights& w, const float* weight, const float* bias,
+                                    int64_t step, const Rows& rows, const Put& put) {
     constexpr int FAN = 4;  // positions reached from one pointer, to need few
     constexpr int FANS = (COUNT + FAN - 1) / FAN;
     Floats sums[COUNT][VECTORS];
@@ -86,7 +88,9 @@ UNROLLED
     for (int tap = 0; tap < w.taps; ++tap) {
         const float* from[FANS];
         for (int f = 0; f < FANS; ++f) from[f] = rows(tap) + f * FAN * step;
+        const float* next = from[0] + TILE * step;
         for (int i = 0; i < w.in; ++i) {
+            __builtin_prefetch(next + i * LINE);
             Floats lanes[VECTORS];
 UNROLLED
             for (int v = 0; v < VECTORS; ++v) lanes[v] = load(weight + v * LANES);
@@ -154,9 +158,23 @@ struct Ring {
     float* row(int64_t position) const { return plain.at(slot(position) * width); }
     float* rectified_row(int64_t position) const { return rectified.at(slot(position) * width); }
 
+    // Bring rows near that are soon read, or written.
+    void expect_read(int64_t start, int64_t stop) const {
+        const float* from = row(start);
+        for (int64_t i = 0; i < (stop - start) * width; i += LINE) __builtin_prefetch(from + i);
+    }
+    void expect_written(int64_t start, int64_t stop) const {
+        for (const Numbers* numbers : {&plain, &rectified}) {
+            const float* from = numbers->at(slot(start) * width);
+            if (numbers == &plain || both)
+                for (int64_t i = 0; i < (stop - start) * width; i += LINE)
+                    __builtin_prefetch(from + i, 1);
+        }
+    }
     // After rows were written.
     void repeat(int64_t start, int64_t stop) const {
-        for (int64_t from = slot(start); start < stop; ++start, from = from + 1 == size ? 0 : from + 1) {
+        int64_t from = slot(start);
+        for (; start < stop; ++start, from = from + 1 == size ? 0 : from + 1) {
             if (from >= mirrored) continue;
             const auto bytes = width * sizeof(float);
             std::memcpy(plain.at((size + from) * width), plain.at(from * width), bytes);
@@ -219,6 +237,8 @@ void compute(const Layer& layer, const Ring& in, const Ring& out, int64_t start,
         thread_local std::vector<float> kept;
         kept.resize(BLOCK * wide + 16);
         float* hidden = kept.data() + (64 - (uintptr_t)kept.data() % 64) % 64 / sizeof(float);
+        in.expect_read(start, stop);
+        out.expect_written(start, stop);
         convolve(first, start, stop, step, from(0), [&](int64_t t, int vector) {
             float* place = hidden + (t - start) * wide + vector * LANES;
             return [=](int p, int v, Floats sums) {
@@ -243,14 +263,16 @@ void compute(const Layer& layer, const Ring& in, const Ring& out, int64_t start,
 // comes next each of them knows by counting, so that they only wait for one another's numbers.
 class Stream {
   public:
-    Stream(const Layer* layers, int depth, int threads) : layers(layers), threads(threads), barrier(threads) {
+    Stream(const Layer* layers, int depth, int threads)
+        : layers(layers), threads(threads),
+          stretch(STRETCH * threads), barrier(threads) {
         for (int i = 0; i < depth; ++i) shapes.emplace_back(layers[i]);
         for (int i = 0; i <= depth; ++i) {
             const bool last = i == depth;
             const int channels = last ? out_of(layers[depth - 1]) : layers[i].conv[0].in;
             const int64_t kept = last ? 0 : shapes[i].span + shapes[i].padding;
             const int64_t stride = last ? 1 : shapes[i].stride;
-            rings.emplace_back(kept + 2 * STRETCH + stride * TILE, last ? 0 : stride * TILE,
+            rings.emplace_back(kept + (stride + 2) * stretch, last ? 0 : stride * TILE,
                                channels, !last && layers[i].residual);
         }
     }
@@ -260,6 +282,8 @@ class Stream {
     }
 
   private:
+    typedef std::vector<int64_t> Counts;  // by ring
+
     static int out_of(const Layer& layer) {
         return layer.residual ? layer.conv[1].out : layer.conv[0].out;
     }
@@ -267,7 +291,7 @@ class Stream {
     // `have[i]`: rows that were put into ring i; `done[i]`: positions made of them.
     void stream(int thread, const float* in, int64_t length, float* out) {
         const int depth = (int)shapes.size();
-        std::vector<int64_t> have(depth + 1), done(depth + 1), total{length};
+        Counts have(depth + 1), done(depth + 1), total{length};
         for (const Shape& shape : shapes) total.push_back(shape.outputs(total.back()));
         while (done[depth] < total[depth]) {
             fill(thread, in, have, done, total);
@@ -277,7 +301,7 @@ class Stream {
                 const int64_t most = total[i + 1] / shape.phases;
                 int64_t stop = ended ? most : shape.positions(have[i]);
                 stop = std::min(stop, (done_with(i + 1, done) + room(i + 1)) / shape.phases);
-                if (stop < most) stop = stop / BLOCK * BLOCK;
+                if (stop < most) stop = stop / stretch * stretch;
                 if (stop <= done[i]) continue;
                 work(thread, i, done[i], stop);
                 done[i] = stop;
@@ -290,7 +314,7 @@ class Stream {
     }
 
     // Rows of ring i that whoever reads it no longer needs.
-    int64_t done_with(int i, const std::vector<int64_t>& done) const {
+    int64_t done_with(int i, const Counts& done) const {
         if (i == (int)shapes.size()) return done[i];
         return done[i] * shapes[i].stride - shapes[i].padding;
     }
@@ -300,7 +324,7 @@ class Stream {
     }
 
     // Where the last row has come, the next layer finds its zeros behind it.
-    void close(int thread, int i, const std::vector<int64_t>& have, const std::vector<int64_t>& total) {
+    void close(int thread, int i, const Counts& have, const Counts& total) {
         if (thread == 0 && i < (int)shapes.size() && have[i] == total[i])
             rings[i].clear(total[i], total[i] + shapes[i].padding);
     }
@@ -312,8 +336,8 @@ class Stream {
                     start + std::min<int64_t>(at + BLOCK, share.stop));
     }
 
-    void fill(int thread, const float* in, std::vector<int64_t>& have,
-              const std::vector<int64_t>& done, const std::vector<int64_t>& total) {
+    void fill(int thread, const float* in, Counts& have, const Counts& done,
+              const Counts& total) {
         const Ring& ring = rings[0];
         const int channels = layers[0].conv[0].in;
         const int64_t stop = std::min(total[0], done_with(0, done) + room(0));
@@ -321,10 +345,10 @@ class Stream {
             const Share share(stop - have[0], thread, threads);
             for (int64_t t = have[0] + share.start; t < have[0] + share.stop; ++t) {
                 const float* from = in + t * channels;
-                for (int c = 0; c < channels; ++c) {
-                    ring.row(t)[c] = from[c];
-                    if (ring.both) ring.rectified_row(t)[c] = from[c] < 0 ? 0 : from[c];
-                }
+                std::copy_n(from, channels, ring.row(t));
+                if (ring.both)
+                    std::transform(from, from + channels, ring.rectified_row(t),
+                                   [](float x) { return x < 0 ? 0 : x; });
             }
             ring.repeat(have[0] + share.start, have[0] + share.stop);
             have[0] = stop;
@@ -333,7 +357,7 @@ class Stream {
         barrier.wait();
     }
 
-    void drain(int thread, float* out, const std::vector<int64_t>& have, std::vector<int64_t>& done) {
+    void drain(int thread, float* out, const Counts& have, Counts& done) {
         const int depth = (int)shapes.size();
         const int channels = out_of(layers[depth - 1]);
         const Share share(have[depth] - done[depth], thread, threads);
@@ -345,6 +369,7 @@ class Stream {
 
     const Layer* layers;
     const int threads;
+    const int64_t stretch;
     Barrier barrier;
     std::vector<Shape> shapes;
     std::vector<Ring> rings;

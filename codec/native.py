@@ -7,7 +7,8 @@ T positions, P vectors, D their width, E entries of a codebook.
 """
 
 import ctypes
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -51,6 +52,12 @@ def library() -> ctypes.CDLL | None:
     return made
 
 
+def _made() -> ctypes.CDLL:
+    made = library()
+    assert made is not None  # `why_not` saw to that
+    return made
+
+
 def why_not(module: nn.Module) -> str | None:
     """Why `run` can't serve a module, or None if it can."""
     try:
@@ -61,48 +68,55 @@ def why_not(module: nn.Module) -> str | None:
 
 
 def run(module: nn.Module, x: Tensor) -> Tensor:
-    """What a tree of `codec.encdec` makes of one item: [1, W, T] -> [1, V, positions].
+    """What a tree of `codec.encdec` makes of x: [B, W, T] -> [B, V, positions], item by item.
 
     Call it where `why_not` has nothing against it. The result does not depend on the number of
-    threads.
+    threads, and knows no gradients.
     """
-    made = library()
-    assert made is not None
-    packed = _Packed(made.jukebox_codec_lanes())
-    layers = [packed.layer(leaf) for leaf in _leaves(module)]
-    described = (_Layer * len(layers))(*layers)
-    x = x[0].T.contiguous()
-    length = made.jukebox_codec_length(described, _INT(len(layers)), _LONG(len(x)))
-    out = torch.empty(length, layers[-1].conv[layers[-1].residual].out)
-    made.jukebox_codec_run(
-        described,
-        _INT(len(layers)),
-        _POINTER(x.data_ptr()),
-        _LONG(len(x)),
-        _POINTER(out.data_ptr()),
-        _INT(torch.get_num_threads()),
+    packed = _Packed(_made().jukebox_codec_lanes())
+    leaves = [packed.layer(leaf) for leaf in _leaves(module)]
+    layers = (_Layer * len(leaves))(*leaves)
+    if x.shape[1] != layers[0].conv[0].in_:
+        raise ValueError(f"{layers[0].conv[0].in_} channels go in, not {x.shape[1]}")
+    return torch.stack([_run(layers, item.T) for item in x.detach()]).mT
+
+
+def _run(layers: "ctypes.Array[_Layer]", x: Tensor) -> Tensor:
+    """[T, W] -> [positions, V]."""
+    x = x.to("cpu", torch.float32).contiguous()
+    count, length = _INT(len(layers)), _LONG(len(x))
+    last = layers[-1]
+    out = torch.empty(
+        _made().jukebox_codec_length(layers, count, length), last.conv[last.residual].out
     )
-    return out.T[None]
+    threads = _INT(torch.get_num_threads())
+    _made().jukebox_codec_run(
+        layers, count, _POINTER(x.data_ptr()), length, _POINTER(out.data_ptr()), threads
+    )
+    return out
 
 
-def two_nearest(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+def two_nearest(codebook: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """As `codec.quantize.two_nearest`."""
-    made = library()
-    assert made is not None
-    packed = _Packed(made.jukebox_codec_lanes())
-    # What pads the last vector must never be the nearest.
+    packed = _Packed(_made().jukebox_codec_lanes())
+    # What fills up the last vector of entries must never be the nearest.
     weights = packed.weights(-2 * codebook[:, :, None], codebook.square().sum(1), torch.inf)
+    return functools.partial(_find, packed, weights)
+
+
+def _find(packed: "_Packed", entries: _Weights, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes [P] and gaps [P]; `packed` holds what `entries` points to."""
     vectors = vectors.contiguous()
-    codes, gap = torch.empty(len(vectors), dtype=torch.int64), torch.empty(len(vectors))
-    made.jukebox_codec_nearest(
-        ctypes.byref(weights),
+    codes, gaps = torch.empty(len(vectors), dtype=torch.int64), torch.empty(len(vectors))
+    _made().jukebox_codec_nearest(
+        ctypes.byref(entries),
         _POINTER(vectors.data_ptr()),
         _LONG(len(vectors)),
         _POINTER(codes.data_ptr()),
-        _POINTER(gap.data_ptr()),
+        _POINTER(gaps.data_ptr()),
         _INT(torch.get_num_threads()),
     )
-    return codes, gap
+    return codes, gaps
 
 
 class _Packed:

@@ -18,8 +18,8 @@ from codec.metrics import codebook_use, count_codes
 TABLE = 1 << 24
 """Distances that are held at once."""
 
-Finder = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Vectors [P, D] and a codebook [K, D] to what `two_nearest` says of them."""
+Finder = Callable[[Tensor], Callable[[Tensor], tuple[Tensor, Tensor]]]
+"""A codebook to a function of vectors: `two_nearest`, or one that finds the same."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,15 @@ class Quantizer(nn.Module):
         self.register_buffer("sums", torch.zeros(size, width))
         self.register_buffer("initialised", torch.tensor(False))
 
-    def encode(self, x: Tensor, find: Finder | None = None) -> Tensor:
+    def encode(self, x: Tensor, finder: Finder | None = None) -> Tensor:
         """Number of the nearest entry, the first of equals: [B, D, N] -> [B, N] int64.
 
         Args:
             x: vectors.
-            find: as `two_nearest`, which is taken for None.
+            finder: `two_nearest`, which is taken for None, or one that finds the same.
         """
         vectors = rearrange(x, "b d n -> (b n) d")
-        return nearest(vectors, self.codebook, find).view(x.shape[0], x.shape[2])
+        return nearest(vectors, self.codebook, finder).view(x.shape[0], x.shape[2])
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Entries by number: [B, N] -> [B, D, N]."""
@@ -133,7 +133,7 @@ class Quantizer(nn.Module):
         self.counts.masked_fill_(dead, count)
 
 
-def nearest(vectors: Tensor, codebook: Tensor, find: Finder | None = None) -> Tensor:
+def nearest(vectors: Tensor, codebook: Tensor, finder: Finder | None = None) -> Tensor:
     """Number of the entry nearest to each vector, the first of equals: [P, D], [K, D] -> [P].
 
     |k|^2 - 2 x.k is one matrix product, but loses digits where vectors are long and distances
@@ -143,24 +143,32 @@ def nearest(vectors: Tensor, codebook: Tensor, find: Finder | None = None) -> Te
     Args:
         vectors: [P, D].
         codebook: [K, D].
-        find: as `two_nearest`, which is taken for None.
+        finder: `two_nearest`, which is taken for None, or one that finds the same.
     """
     with torch.no_grad(), torch.autocast(vectors.device.type, enabled=False):
         vectors, codebook = vectors.float(), codebook.float()
         rows = max(1, TABLE // len(codebook))
-        parts = [_nearest(part, codebook, find or two_nearest) for part in vectors.split(rows)]
+        find = (finder or two_nearest)(codebook)
+        parts = [_nearest(part, codebook, *find(part)) for part in vectors.split(rows)]
         return torch.cat(parts) if parts else vectors.new_zeros(0, dtype=torch.long)
 
 
-def two_nearest(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest entry up to rounding, and how much further the second is, squared: [P], [P]."""
-    table = torch.addmm(codebook.square().sum(1), vectors, codebook.T, alpha=-2)
-    least = table.topk(min(2, len(codebook)), dim=1, largest=False)
-    return least.indices[:, 0], least.values[:, -1] - least.values[:, 0]
+def two_nearest(codebook: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Of each vector, [P, D], the nearest entry of [K, D] up to rounding, and how much further the
+    second is, squared: [P] int64 and [P].
+    """
+    squares, count = codebook.square().sum(1), min(2, len(codebook))
+
+    def find(vectors: Tensor) -> tuple[Tensor, Tensor]:
+        table = torch.addmm(squares, vectors, codebook.T, alpha=-2)
+        least = table.topk(count, dim=1, largest=False)
+        return least.indices[:, 0], least.values[:, -1] - least.values[:, 0]
+
+    return find
 
 
-def _nearest(vectors: Tensor, codebook: Tensor, find: Finder) -> Tensor:
-    codes, gap = find(vectors, codebook)
+def _nearest(vectors: Tensor, codebook: Tensor, codes: Tensor, gap: Tensor) -> Tensor:
+    """The codes, [P], exact where the second is too near to tell."""
     # The error bound of a dot product of D terms, for both entries together.
     fast = torch.get_float32_matmul_precision() != "highest"
     eps = torch.finfo(torch.bfloat16 if fast else torch.float32).eps
