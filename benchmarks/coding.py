@@ -20,7 +20,7 @@ import torch
 from arithmetic import CODEC, decode_operations, encode_operations
 from limits import Limits, limits
 from made import random_codec
-from measuring import Benchmark, figure, in_turn, write_csv
+from measuring import Benchmark, Row, figure, in_turn, print_rows, write_csv
 from music import music
 from pydantic import Field
 from rich.console import Console
@@ -87,15 +87,10 @@ class Coding(Benchmark):
 
     def _lengths(self) -> None:
         rows = []
-        table = Table("what", "engine", "seconds", "taken", "x real time", "grown by MiB",
-                      "resident MiB", "codes MiB")  # fmt: skip
         for (what, engine), lengths in (QUICK if self.quick else LENGTHS).items():
             for seconds in lengths:
-                row = _apart(what, engine, seconds)
-                rows.append(row)
-                numbers = list(row.values())[3:]
-                table.add_row(what, engine, str(seconds), *(f"{n:.1f}" for n in numbers))
-        Console().print(table)
+                rows.append(_apart(what, engine, seconds))
+        print_rows(rows)
         write_csv(self.out / "coding_length.csv", rows)
         _draw_lengths(rows, self.out / "coding_length.png")
 
@@ -130,7 +125,7 @@ def _only(level: int) -> VQVAEConfig:
     return CODEC.model_copy(update={"halvings": halvings, "multipliers": multipliers})
 
 
-def _apart(what: str, engine: str, seconds: float) -> dict[str, float | str]:
+def _apart(what: str, engine: str, seconds: float) -> Row:
     """One length in a process of its own."""
     script = Path(__file__).with_name("coding_length.py")
     command = [sys.executable, str(script), what, engine, str(seconds)]
@@ -154,7 +149,7 @@ def _draw_speeds(speeds: list[Speed], path: Path) -> None:
         panel.legend()
 
 
-def _draw_lengths(rows: list[dict[str, float | str]], path: Path) -> None:
+def _draw_lengths(rows: list[Row], path: Path) -> None:
     with figure(path) as drawn:
         panels = drawn.subplots(1, 2)
         titles = {"taken": "seconds", "resident_mib": "memory, MiB"}

@@ -14,13 +14,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from arithmetic import CODEC
-from costs import seconds
+from costs import peak, seconds
 from made import random_codec
 from music import blocks
 
 from codec.vqvae import VQVAE
 
 MIB = 1 << 20
+WATCHED = 60
+"""Seconds of audio up to which the allocator is watched."""
 
 
 def main(what: str, engine: str, length: float, threads: int) -> None:
@@ -36,11 +38,20 @@ def main(what: str, engine: str, length: float, threads: int) -> None:
     answer = {
         "taken": taken,
         "speed": length / taken,
-        "peak_mib": (resident - before) / MIB,
+        "grown_mib": (resident - before) / MIB,
         "resident_mib": resident / MIB,
+        "allocator_mib": _allocated(model, prepare, length),
         "codes_mib": codes / MIB if what == "encode" else 0,
     }
     print(json.dumps(answer))
+
+
+def _allocated(model: VQVAE, prepare: Callable[..., Callable[[], object]], length: float) -> object:
+    """MiB of PyTorch's allocator at most; not for long audio, since watching it takes memory too.
+
+    C++ has memory of its own, which this does not see.
+    """
+    return peak(prepare(model, length), model.device) / MIB if length <= WATCHED else ""
 
 
 def _encode(model: VQVAE, length: float) -> Callable[[], object]:

@@ -59,7 +59,7 @@ def test_coding_measures_both_engines_and_lengths(tmp_path):
     lengths = read_rows(tmp_path / "coding_length.csv")
     assert {row["what"] for row in lengths} == {"encode", "decode"}
     for row in lengths:
-        assert float(row["resident_mib"]) > float(row["peak_mib"]) > 0
+        assert float(row["resident_mib"]) > float(row["allocator_mib"]) > 0
     check_figure(tmp_path / "coding.png")
     check_figure(tmp_path / "coding_length.png")
 
@@ -170,9 +170,9 @@ def test_a_verdict_needs_ratio_and_share(tmp_path):
 def test_memory_of_an_hour_is_held_against_that_of_a_minute(tmp_path):
     write(tmp_path / "peers.csv", answer("encode", 4.0, 0.5))
 
-    def length(seconds: int, peak: float) -> dict[str, object]:
+    def length(seconds: int, grown: float) -> dict[str, object]:
         common = {"what": "encode", "engine": "auto", "codes_mib": 0}
-        return {**common, "seconds": seconds, "peak_mib": peak}
+        return {**common, "seconds": seconds, "grown_mib": grown}
 
     write(tmp_path / "coding_length.csv", length(60, 100), length(3600, 104))
     assert "100 MiB: the same" in page_of(tmp_path)
