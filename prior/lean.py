@@ -50,11 +50,33 @@ def by_rows(work: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     return made.view(*x.shape[:-1], -1)
 
 
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b: [..., I], [O, I] and [O] -> [..., O].
+
+    PyTorch hands float32 to MKL, which on AMD takes a tenth or two longer than oneDNN, though not
+    where rows are summed over, as for the gradient of weights.
+    """
+    if (
+        _onednn is not None
+        and not torch.is_grad_enabled()
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.shape[:-1].numel() >= MANY
+        and _computed_in(x) == torch.float32
+    ):
+        made: Tensor = _onednn(x, weight, bias, "none", [], "")
+        return made
+    return F.linear(x, weight, bias)
+
+
 def linear(module: nn.Module, x: Tensor) -> Tensor:
-    """`module(x)`, of a linear layer, by the fastest product that there is without gradients."""
-    if not torch.is_grad_enabled() and _plain(module):
-        return _product(x, module.weight, module.bias)
-    made: Tensor = module(x)
+    """`module(x)`, of a linear layer or what stands in its place, by the fastest product."""
+    if not _plain(module):
+        made: Tensor = module(x)
+    elif torch.is_grad_enabled():
+        made = _ThenLinear.apply(_itself, x, module.weight, module.bias)
+    else:
+        made = product(x, module.weight, module.bias)
     return made
 
 
@@ -96,7 +118,7 @@ class _ThenLinear(torch.autograd.Function):
         made = first(x, *parameters)
         # By hand, since autocast would keep what it casts here, where nothing has gradients.
         kind = _computed_in(made)
-        return _product(made.to(kind), weight.to(kind), None if bias is None else bias.to(kind))
+        return product(made.to(kind), weight.to(kind), None if bias is None else bias.to(kind))
 
     @staticmethod
     @once_differentiable
@@ -116,7 +138,7 @@ class _ThenLinear(torch.autograd.Function):
         del kept
         found: Iterator[Tensor] = iter(())
         if any(counts):
-            for_made = (grad @ weight.to(grad.dtype)).to(made.dtype)
+            for_made = product(grad, weight.to(grad.dtype).T).to(made.dtype)
             wanted = [one for one in given if one.requires_grad]
             found = iter(torch.autograd.grad(made, wanted, for_made))
         for_x, *for_others = [next(found) if needed else None for needed in counts]
@@ -161,7 +183,7 @@ class _Surprise(torch.autograd.Function):
         for start in range(0, len(hidden), rows):
             here = slice(start, start + rows)
             some, right = hidden[here].to(kind), tokens[here, None]
-            chances = _product(some, cast, None).to(made.dtype).log_softmax(-1)
+            chances = product(some, cast).to(made.dtype).log_softmax(-1)
             made[here] = -chances.gather(1, right)[:, 0]
             if not any(needed):
                 continue
@@ -169,7 +191,7 @@ class _Surprise(torch.autograd.Function):
             slope = chances.exp_().scatter_add_(1, right, chances.new_full(right.shape, -1))
             slope = slope.mul_(shares[here, None]).to(kind)
             if for_hidden is not None:
-                for_hidden[here] = slope @ cast
+                for_hidden[here] = product(slope, cast.T)
             if for_table is not None:
                 for_table += slope.T @ some
         ctx.save_for_backward(for_hidden, for_table)
@@ -183,21 +205,8 @@ class _Surprise(torch.autograd.Function):
         return *scaled, None, None, None
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + b, without gradients.
-
-    PyTorch hands float32 to MKL, which on AMD takes a tenth longer than oneDNN.
-    """
-    if (
-        _onednn is not None
-        and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and x.shape[:-1].numel() >= MANY
-        and _computed_in(x) == torch.float32
-    ):
-        made: Tensor = _onednn(x, weight, bias, "none", [], "")
-        return made
-    return F.linear(x, weight, bias)
+def _itself(x: Tensor) -> Tensor:
+    return x
 
 
 def _plain(module: nn.Module) -> TypeGuard[nn.Linear]:

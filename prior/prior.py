@@ -30,7 +30,7 @@ from plugins.ground.errors import InputError
 from prior.attention.base import Attend, AttentionRequest
 from prior.attention.kernels import AUTO, Chosen, Masked, Recording, choose
 from prior.config import PriorConfig, TransformerConfig
-from prior.lean import surprise
+from prior.lean import product, surprise
 from prior.transformer import Transformer
 
 NOTHING = Condition()
@@ -215,7 +215,7 @@ class Prior(nn.Module):
             hidden: the transformer's output.
             position: the Condition's part at the same positions, of the same shape.
         """
-        return F.linear(self._read(hidden, position), self._table)
+        return product(self._read(hidden, position), self._table)
 
     def _read(self, hidden: Tensor, position: Tensor | None) -> Tensor:
         """What the output embeddings are compared with."""
