@@ -57,7 +57,7 @@ class Speed:
 class Coding(Benchmark):
     """Speed and memory of the codec."""
 
-    seconds: float | None = Field(None, description="of audio (default: 20; --quick: 0.2)")
+    seconds: float | None = Field(None, description="of audio (default: 10; --quick: 0.2)")
     repeats: int = Field(3, ge=1, description="measurements; the median counts")
 
     def cli_cmd(self) -> None:
@@ -73,7 +73,7 @@ class Coding(Benchmark):
         self._lengths()
 
     def _speeds(self, most: Limits) -> list[Speed]:
-        seconds = self.seconds or (0.2 if self.quick else 20)
+        seconds = self.seconds or (0.2 if self.quick else 10)
         works = _works(seconds)
         times = in_turn(works, 1 if self.quick else self.repeats, torch.device("cpu"))
         speeds = []

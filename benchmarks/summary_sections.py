@@ -120,9 +120,9 @@ SECTIONS = (
     ),
     Section(
         "Sampling",
-        "Codes a second of all items together (`benchmarks/sampling.py`), after an empty prompt "
+        "Codes a second of all items together (`benchmarks/sampling.py`), after a short prompt "
         "and after one of half the context; *equal* counts codes that are those of plain float32 "
-        "steps.",
+        "steps. A prior that fits the caches may read faster than memory's limit.",
         "sampling.csv",
         figures=("sampling.png",),
     ),
