@@ -167,6 +167,21 @@ def test_a_verdict_needs_ratio_and_share(tmp_path):
     ]  # fmt: skip
 
 
+def test_codes_of_a_windows_start_and_middle_count_alike(tmp_path):
+    write(
+        tmp_path / "peers.csv",
+        answer("large_prior_1", 40.0, 0.9, peer=20.0),
+        answer("large_prior_1_later", 40.0, 1.0, peer=5.0),
+    )
+    page = page_of(tmp_path)
+    (row,) = read_rows(tmp_path / "summary.csv")
+    # A code took 1/20 s, then 1/5 s: 1/8 s on average.
+    assert float(row["peer"]) == pytest.approx(8)
+    assert float(row["ratio"]) == pytest.approx(5)
+    assert float(row["share_of_limit"]) == pytest.approx(0.95)
+    assert "large prior 1 later 40 beside 5" in page
+
+
 def test_memory_of_an_hour_is_held_against_that_of_a_minute(tmp_path):
     write(tmp_path / "peers.csv", answer("encode", 4.0, 0.5))
 
