@@ -7,8 +7,8 @@ machine's limit (weights read at its bandwidth, or operations at its peak, which
 and how many codes are those of plain float32 steps with the same draws: with lower precision the
 numbers differ, and after one other code all further ones may.
 
-`compiled` takes minutes to compile a large prior, for every batch anew, so it runs for one item
-there; plain steps with int8 weights spend their time on making them floats again, so they run for
+`compiled` takes minutes to compile a large prior, for every batch anew, so it runs for one item of
+the tiny one; plain steps with int8 weights spend their time on making them floats again, so they run for
 few batches. Then comes what lower precision costs a trained prior (`precision.py`).
 """
 
@@ -167,7 +167,7 @@ def _made(shape: str, quick: bool) -> Prior:
 def _is_run(method: str, job: Job, quick: bool) -> bool:
     """Whether that method is worth the time it takes."""
     if method == "compiled":
-        if quick and job.shape == "large":
+        if job.shape == "large":
             return False
         return job.precision == "float32" and job.items == 1 and job.position == PROMPT
     if method == "eager" and job.shape == "large":
