@@ -8,8 +8,8 @@ and how many codes are those of plain float32 steps with the same draws: with lo
 numbers differ, and after one other code all further ones may.
 
 `compiled` takes minutes to compile a large prior, for every batch anew, so it runs for one item of
-the tiny one; plain steps with int8 weights spend their time on making them floats again, so they run for
-few batches. Then comes what lower precision costs a trained prior (`precision.py`).
+the tiny one; plain steps with int8 weights spend their time on making them floats again, so they
+run for few batches. Then comes what lower precision costs a trained prior (`precision.py`).
 """
 
 import statistics
