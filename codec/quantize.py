@@ -148,8 +148,16 @@ def nearest(vectors: Tensor, codebook: Tensor, finder: Finder | None = None) -> 
     with torch.no_grad(), torch.autocast(vectors.device.type, enabled=False):
         vectors, codebook = vectors.float(), codebook.float()
         rows = max(1, TABLE // len(codebook))
-        find = (finder or two_nearest)(codebook)
-        parts = [_nearest(part, codebook, *find(part)) for part in vectors.split(rows)]
+        # Around their centre numbers are small, and so is rounding.
+        centre = codebook.mean(0)
+        centred = codebook - centre
+        find, longest = (finder or two_nearest)(centred), centred.square().sum(1).max()
+        parts = []
+        for part in vectors.split(rows):
+            around = part - centre
+            codes, gap = find(around)
+            close = ~(gap > _bound(around, longest))
+            parts.append(_settled(codes, close, part, codebook))
         return torch.cat(parts) if parts else vectors.new_zeros(0, dtype=torch.long)
 
 
@@ -167,17 +175,22 @@ def two_nearest(codebook: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     return find
 
 
-def _nearest(vectors: Tensor, codebook: Tensor, codes: Tensor, gap: Tensor) -> Tensor:
-    """The codes, [P], exact where the second is too near to tell."""
-    # The error bound of a dot product of D terms, for both entries together.
+def _bound(vectors: Tensor, longest: Tensor) -> Tensor:
+    """What rounding can do to the gaps of vectors [P, D] -> [P]; `longest`: an entry's square.
+
+    That of a dot product of D terms for both entries together, and of moving them to the centre.
+    """
     fast = torch.get_float32_matmul_precision() != "highest"
     eps = torch.finfo(torch.bfloat16 if fast else torch.float32).eps
-    longest = codebook.square().sum(1).max()
     size = longest + 2 * vectors.norm(dim=1) * longest.sqrt()
-    bound = (codebook.shape[1] + 2) * eps * size
-    close = (~(gap > bound)).nonzero().squeeze(1)
-    exact = torch.cdist(vectors[close], codebook, compute_mode="donot_use_mm_for_euclid_dist")
-    return codes.index_copy(0, close, exact.argmin(1))
+    return (vectors.shape[1] + 4) * eps * size
+
+
+def _settled(codes: Tensor, close: Tensor, vectors: Tensor, codebook: Tensor) -> Tensor:
+    """Codes [P], those that are `close` [P] from differences."""
+    rows = close.nonzero().squeeze(1)
+    exact = torch.cdist(vectors[rows], codebook, compute_mode="donot_use_mm_for_euclid_dist")
+    return codes.index_copy(0, rows, exact.argmin(1))
 
 
 def _draw(vectors: Tensor, count: int) -> Tensor:
