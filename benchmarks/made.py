@@ -7,13 +7,14 @@ from music import music
 from codec.config import VQVAEConfig
 from codec.vqvae import VQVAE
 
-SECONDS = 2
-"""Of music that codebooks are taken from."""
+SECONDS = 6
+"""Of music that codebooks are taken from: enough for the published ones."""
 
 
 def random_codec(config: VQVAEConfig = CODEC) -> VQVAE:
-    """Codebooks hold what encoders make of music, as restarts would leave them: among entries that
-    are all alike, every nearest one would be a tie, and looking for it another task.
+    """Encoders spread their vectors as trained ones do, and codebooks hold some of them, as
+    restarts would leave them: among entries that are nearly alike, every nearest one would be a
+    tie, and looking for it another task.
     """
     torch.manual_seed(0)
     model = VQVAE(config).eval()
@@ -21,9 +22,11 @@ def random_codec(config: VQVAEConfig = CODEC) -> VQVAE:
     with torch.inference_mode():
         for encoder, quantizer in zip(model.encoders, model.quantizers, strict=True):
             vectors = encoder(audio)[0].T  # [N, W]
-            drawn = torch.randint(len(vectors), (config.codebook_size,))
-            quantizer.codebook.copy_(vectors[drawn])
-            # Apart from one another where the same vector was drawn twice.
-            quantizer.codebook.mul_(1 + 0.01 * torch.randn_like(quantizer.codebook))
+            mean, spread = vectors.mean(0), vectors.std(0)
+            last = encoder[-1].conv_out
+            last.weight.div_(spread[:, None, None])
+            last.bias.sub_(mean).div_(spread)
+            vectors = (vectors - mean) / spread
+            quantizer.codebook.copy_(vectors[torch.randperm(len(vectors))[: config.codebook_size]])
             quantizer.initialised.fill_(True)
     return model
