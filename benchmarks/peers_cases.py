@@ -90,7 +90,7 @@ def jukebox_cases(quick: bool, audio: Mapping[int, Path]) -> list[Case]:
             1,
             prompt,
             count,
-            repeats,
+            min(2, repeats),
             int8="large_prior_1_int8_later",
             fill="cache_fill",
         ),

@@ -62,6 +62,10 @@ def _vqvae() -> Any:
     return model
 
 
+CHUNK = 32
+"""Codes of a prompt that go in at a time: what that side's whole model samples with by default."""
+
+
 def sample(settings: Settings) -> Run:
     """Until the first code after a prompt, and so many more from there."""
     model, count = _prior(settings["shape"]).eval(), settings["count"]
@@ -72,7 +76,8 @@ def sample(settings: Settings) -> Run:
     def run() -> Answer:
         stamps.clear()
         started = time.perf_counter()
-        model.primed_sample(len(prompt), prompt, sample_tokens=prompt.shape[1] + 1 + count)
+        stop = prompt.shape[1] + 1 + count
+        model.primed_sample(len(prompt), prompt, sample_tokens=stop, chunk_size=CHUNK)
         return {"fill": stamps[0] - started, "steps": stamps[count] - stamps[0]}
 
     return run
