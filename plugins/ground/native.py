@@ -34,7 +34,7 @@ def load(source: Path) -> ctypes.CDLL | None:
     """The library made of a C++ file, or None with a warning that says why there is none.
 
     Args:
-        source: it may include `native.h`.
+        source: it may include `native.h`, and headers beside it.
     """
     if os.environ.get(SWITCH) == "0":
         return None
@@ -59,11 +59,11 @@ def _loaded(source: Path) -> ctypes.CDLL:
 
 def _built(source: Path, compiler: str, flags: list[str], library: Path) -> Path:
     """The library at its place; made beside it and renamed, since others may be making it too."""
-    if library.exists():
-        return library
     library.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if library.parent.stat().st_uid != _user():
         raise PermissionError(f"{library.parent} belongs to somebody else")
+    if library.exists():
+        return library
     with tempfile.TemporaryDirectory(dir=library.parent) as work:
         made = Path(work) / library.name
         command = [compiler, *flags, str(source), "-o", str(made)]
@@ -90,8 +90,9 @@ def _for_this_processor() -> tuple[str, ...]:
 def _key(source: Path, compiler: str, flags: list[str]) -> str:
     """Changes with whatever the machine code depends on."""
     version = subprocess.run([compiler, "--version"], capture_output=True).stdout
+    files = [path.read_bytes() for path in (source, HEADER, *sorted(source.parent.glob("*.h")))]
     key = hashlib.sha256()
-    for part in (source.read_bytes(), HEADER.read_bytes(), version, _processor(), repr(flags)):
+    for part in (*files, version, _processor(), repr(flags)):
         part = part.encode() if isinstance(part, str) else part
         key.update(len(part).to_bytes(8, "little") + part)
     return key.hexdigest()[:16]

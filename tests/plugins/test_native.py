@@ -100,6 +100,15 @@ def test_another_source_or_processor_is_another_library(source, tmp_path, monkey
     assert len(kept(tmp_path)) == 3
 
 
+def test_a_header_beside_it_counts(source, tmp_path):
+    source.write_text(SOURCE + '#include "more.h"\n')
+    for number in (1, 2):
+        content = f'extern "C" int more() {{ return {number}; }}\n'
+        (source.parent / "more.h").write_text(content)
+        assert loaded(source).more() == number
+    assert len(kept(tmp_path)) == 2
+
+
 def test_what_does_not_compile_says_where(source, tmp_path):
     source.write_text(SOURCE + "int broken() { return nowhere; }\n")
     message = warned(source)
@@ -136,6 +145,7 @@ def test_a_cache_that_can_t_be_written_is_passed_over(source, tmp_path):
 
 def test_somebody_else_s_cache_is_not_trusted(source, tmp_path, monkeypatch):
     uid = os.getuid()
+    assert loaded(source) is not None, "there is something that could be loaded"
     monkeypatch.setattr(native, "_user", lambda: uid + 1)
     assert "belongs to somebody else" in warned(source)
 

@@ -1,5 +1,6 @@
 """Every kind of one-token steps against the plain one: eager PyTorch, which is tried elsewhere."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from prior.drawing import Drawing
 from prior.engine import Engine
 from prior.int8 import Int8Linear, use_int8
 from prior.prior import NOTHING, Prior
-from prior.steps import choosing
+from prior.steps import choosing, native
 from prior.steps.native import NativeSteps
 from prior.steps.static import CompiledSteps, StaticSteps
 
@@ -270,6 +271,13 @@ def test_logits_that_are_not_finite_end_in_a_line_that_says_where(name):
     got = [code.item() for code in made[:20]]
     assert got == expected[0].tolist()
     assert len(made) in (20, 21)
+
+
+def test_python_and_cpp_mean_the_same_structs():
+    sizes = (ctypes.c_int32 * 4)()
+    native.library().jukebox_sizes(sizes)
+    ours = (native._Matrix, native._Layer, native._Model, native._Drawing)
+    assert list(sizes) == [ctypes.sizeof(struct) for struct in ours]
 
 
 def test_auto_takes_native_steps_on_a_cpu_and_eager_ones_where_they_can_not_serve():
