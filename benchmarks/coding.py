@@ -33,9 +33,9 @@ from plugins.ground.errors import InputError
 
 ENGINES = ("eager", "native")
 LENGTHS = {
-    ("encode", "auto"): (10, 60, 360, 3600),
+    ("encode", "auto"): (10, 60, 3600),
     ("encode", "eager"): (10, 60),
-    ("decode", "auto"): (10, 60, 360),
+    ("decode", "auto"): (10, 60, 180),
     ("decode", "eager"): (10, 60),
 }
 """Seconds of audio."""

@@ -92,8 +92,7 @@ def _key(source: Path, compiler: str, flags: list[str]) -> str:
     version = subprocess.run([compiler, "--version"], capture_output=True).stdout
     files = [path.read_bytes() for path in (source, HEADER, *sorted(source.parent.glob("*.h")))]
     key = hashlib.sha256()
-    for part in (*files, version, _processor(), repr(flags)):
-        part = part.encode() if isinstance(part, str) else part
+    for part in (*files, version, _processor().encode(), repr(flags).encode()):
         key.update(len(part).to_bytes(8, "little") + part)
     return key.hexdigest()[:16]
 
