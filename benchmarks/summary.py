@@ -160,13 +160,13 @@ def _same_memory(out: Path) -> str:
     if not {60.0, 3600.0} <= rows.keys():
         return ""
     minute, hour = (rows[seconds] for seconds in (60.0, 3600.0))
-    more = float(hour["grown_mib"]) / float(minute["grown_mib"])
-    same = "the same" if more <= 1.1 else "NOT the same"
+    held = [float(row["resident_mib"]) - float(row["codes_mib"]) for row in (minute, hour)]
+    same = "the same" if held[1] <= 1.05 * held[0] else "NOT the same"
     return (
-        f"Coding an hour of audio takes {number(hour['grown_mib'])} MiB at most beyond what the "
-        f"process held before, a minute {number(minute['grown_mib'])} MiB: {same}. "
-        f"Codes are handed over as they come; those of the hour are {number(hour['codes_mib'])} "
-        "MiB."
+        f"Coding an hour of audio, the process holds {number(hour['resident_mib'])} MiB at most, "
+        f"of a minute {number(minute['resident_mib'])} MiB; less the codes, which are kept "
+        f"({number(hour['codes_mib'])} and {number(minute['codes_mib'])} MiB), {held[1]:.0f} and "
+        f"{held[0]:.0f} MiB: {same}."
     )
 
 

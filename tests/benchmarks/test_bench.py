@@ -185,13 +185,13 @@ def test_codes_of_a_windows_start_and_middle_count_alike(tmp_path):
 def test_memory_of_an_hour_is_held_against_that_of_a_minute(tmp_path):
     write(tmp_path / "peers.csv", answer("encode", 4.0, 0.5))
 
-    def length(seconds: int, grown: float) -> dict[str, object]:
-        common = {"what": "encode", "engine": "auto", "codes_mib": 0}
-        return {**common, "seconds": seconds, "grown_mib": grown}
+    def length(seconds: int, resident: float) -> dict[str, object]:
+        common = {"what": "encode", "engine": "auto", "codes_mib": seconds / 60}
+        return {**common, "seconds": seconds, "grown_mib": 0, "resident_mib": resident}
 
-    write(tmp_path / "coding_length.csv", length(60, 100), length(3600, 104))
-    assert "100 MiB: the same" in page_of(tmp_path)
-    write(tmp_path / "coding_length.csv", length(60, 100), length(3600, 300))
+    write(tmp_path / "coding_length.csv", length(60, 401), length(3600, 464))
+    assert "404 and 400 MiB: the same" in page_of(tmp_path)
+    write(tmp_path / "coding_length.csv", length(60, 401), length(3600, 600))
     assert "NOT the same" in page_of(tmp_path)
 
 
