@@ -10,7 +10,6 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
 from typing import Any
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # a progress bar would cost it time
@@ -18,20 +17,18 @@ os.environ.setdefault("TQDM_DISABLE", "1")  # a progress bar would cost it time
 import numpy as np
 import torch
 import transformers
-from costs import peak, seconds
 from serving import Answer, Run, serve
+from tasks import Settings, model_tasks, timed
 from torch import nn
 
-Settings = Mapping[str, Any]
-CPU = torch.device("cpu")
 JUKEBOX = "transformers.models.deprecated.jukebox"
 
 
 def main(threads: int) -> None:
     """Answer until there are no more questions."""
     transformers.logging.set_verbosity_error()
-    works = (encode, decode, sample, forward, train, train_memory, codec, musicgen)
-    serve({work.__name__: work for work in works}, threads)
+    works = {work.__name__: work for work in (encode, decode, sample, codec, musicgen)}
+    serve({**works, **model_tasks(_prior, lambda model, codes: model(codes)[0])}, threads)
 
 
 # Jukebox
@@ -41,14 +38,14 @@ def encode(settings: Settings) -> Run:
     """All levels of the published VQ-VAE."""
     model = _vqvae()
     audio = torch.from_numpy(np.load(settings["audio"]))[None, :, None]  # [1, T, 1]
-    return _timed(lambda: model.encode(audio))
+    return timed(lambda: model.encode(audio))
 
 
 def decode(settings: Settings) -> Run:
     """Level 0 of the published VQ-VAE."""
     model = _vqvae()
     codes = torch.randint(2048, (1, settings["codes"]))
-    return _timed(lambda: model.decode([codes], start_level=0, end_level=1))
+    return timed(lambda: model.decode([codes], start_level=0, end_level=1))
 
 
 def _vqvae() -> Any:
@@ -81,39 +78,6 @@ def sample(settings: Settings) -> Run:
         return {"fill": stamps[0] - started, "steps": stamps[count] - stamps[0]}
 
     return run
-
-
-def forward(settings: Settings) -> Run:
-    """The loss of a window of codes."""
-    model = _prior(settings["shape"]).eval()
-    codes = torch.randint(2048, (1, settings["codes"]))
-    return _timed(lambda: model(codes))
-
-
-def train(settings: Settings) -> Run:
-    """A step of training."""
-    return _timed(_step(settings), grad=True)
-
-
-def train_memory(settings: Settings) -> Run:
-    """What a step of training needs beyond weights and the optimiser's state."""
-    step = _step(settings)
-    step()
-    return lambda: {"bytes": peak(step, CPU)}
-
-
-def _step(settings: Settings) -> Callable[[], None]:
-    model = _prior(settings["shape"]).train()
-    codes = torch.randint(2048, (settings["batch"], settings["shape"]["context"]))
-    optimiser = torch.optim.AdamW(model.parameters(), **settings["optimiser"])
-
-    def step() -> None:
-        model(codes)[0].backward()
-        nn.utils.clip_grad_norm_(model.parameters(), settings["clip"])
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-
-    return step
 
 
 def _prior(shape: Settings) -> Any:
@@ -193,14 +157,6 @@ def musicgen(settings: Settings) -> Run:
                 codes = torch.multinomial(chances, 1)
                 made = model(codes, past_key_values=made.past_key_values, use_cache=True)
             return {"steps": time.perf_counter() - started, "parameters": _size(model)}
-
-    return run
-
-
-def _timed(work: Callable[[], object], grad: bool = False) -> Run:
-    def run() -> Answer:
-        with torch.set_grad_enabled(grad):
-            return {"seconds": seconds(work, CPU)}
 
     return run
 
