@@ -6,7 +6,7 @@ here, the median time of a forward and of a forward and backward pass, all kerne
 memory that PyTorch's allocator had handed out during one, inputs not counted; the largest
 difference from what `naive` gives (outputs, or gradients too); then the kernels that can't serve,
 and why. `naive` is quadratic, so it and differences from it end at a context of 2048; kernels that
-are compiled for each shape run in one shape only.
+are compiled for each shape run in one shape only, the longest of one batch that `naive` reaches.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from measuring import Benchmark, Row, figure, in_turn, peak, print_rows, write_csv
+from measuring import Benchmark, Row, curve, figure, in_turn, peak, print_rows, write_csv
 from pydantic import Field
 from torch import Tensor
 
@@ -29,7 +29,7 @@ NAIVE_UP_TO = 2048
 MOST = 8192
 """Positions of all items together."""
 COMPILED = {"flex"}
-"""Kernels that run in the first shape only."""
+"""Kernels that run in the shape that is shown only."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Shape:
 
     context: int
     batch: int
+    shown: bool
+    """In the page's table."""
 
 
 @dataclass(frozen=True)
@@ -62,22 +64,22 @@ class Attention(Benchmark):
 
     def cli_cmd(self) -> None:
         """Measure, print and write."""
-        contexts = [128] if self.quick else self.contexts
-        batches = [2] if self.quick else self.batches
-        shapes = [Shape(c, b) for c in contexts for b in batches if c * b <= MOST or b == 1]
+        shapes = _shapes(
+            [128] if self.quick else self.contexts, [2] if self.quick else self.batches
+        )
         refusals: dict[str, None] = {}
         rows: list[Row] = []
         for name in self.patterns:
             for shape in shapes:
-                first = shape == shapes[0] and not (self.quick and rows)
-                rows += self._measure(name, shape, first, refusals)
+                compiled = shape.shown and not (self.quick and rows)
+                rows += self._measure(name, shape, compiled, refusals)
         print_rows(rows)
         print(*refusals, sep="\n")
         write_csv(self.out / "attention.csv", rows)
         _draw(rows, self.out / "attention.png")
 
     def _measure(
-        self, name: str, shape: Shape, first: bool, refusals: dict[str, None]
+        self, name: str, shape: Shape, compiled: bool, refusals: dict[str, None]
     ) -> list[Row]:
         """Every kernel that can serve, in turn."""
         device = pick_device(self.device)
@@ -86,7 +88,7 @@ class Attention(Benchmark):
             (run.kernel, run.backward): run.work
             for run in self._runs(pattern, shape, refusals)
             if (run.kernel != "naive" or shape.context <= NAIVE_UP_TO)
-            and (run.kernel not in COMPILED or first)
+            and (run.kernel not in COMPILED or compiled)
         }
         times = in_turn(runs, 1 if self.quick else self.repeats, device)
         peaks = {key: peak(work, device) for key, work in runs.items()}
@@ -109,6 +111,7 @@ class Attention(Benchmark):
                 "peak_mib": most / 2**20,
                 "memory_over_naive": most / peaks[plain] if known else "",
                 "error": _apart(work(), runs[plain]()) if known else "",
+                "shown": "yes" if shape.shown else "",
             })  # fmt: skip
         return rows
 
@@ -130,6 +133,17 @@ class Attention(Benchmark):
                 else:
                     runs.append(Run(name, _work(cls(), (q, k, v), pattern, backward), backward))
         return runs
+
+
+def _shapes(contexts: Sequence[int], batches: Sequence[int]) -> list[Shape]:
+    """All that are measured; none is shown if `naive` reaches none of those contexts."""
+    longest = max((c for c in contexts if c <= NAIVE_UP_TO), default=0)
+    return [
+        Shape(context, batch, (context, batch) == (longest, batches[0]))
+        for context in contexts
+        for batch in batches
+        if context * batch <= MOST or batch == 1
+    ]
 
 
 def _apart(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
@@ -154,19 +168,20 @@ def _work(
 def _draw(rows: Sequence[Row], path: Path) -> None:
     """Time and memory of one item's forward and backward pass, by context."""
     patterns = list(dict.fromkeys(row["pattern"] for row in rows))
+    kernels = list(dict.fromkeys(row["kernel"] for row in rows))
     batch = rows[0]["batch"]
     with figure(path, 2.2 * len(patterns) + 1, 4.5) as drawn:
         panels = drawn.subplots(2, len(patterns), sharex=True, sharey="row", squeeze=False)
         for column, pattern in enumerate(patterns):
-            for kernel in dict.fromkeys(row["kernel"] for row in rows):
+            for look, kernel in enumerate(kernels):
                 shown = [
                     r for r in rows
                     if (r["pattern"], r["kernel"], r["batch"]) == (pattern, kernel, batch)
-                    and r["passes"] == PASSES[True]
+                    and r["passes"] == PASSES[kernel not in COMPILED]
                 ]  # fmt: skip
+                label = f"{kernel}, {PASSES[0]} only" if kernel in COMPILED else kernel
                 for panel, cost in zip(panels[:, column], ("ms", "peak_mib"), strict=True):
-                    points = [r["context"] for r in shown], [r[cost] for r in shown]
-                    panel.loglog(*points, marker="o", label=kernel)
+                    curve(panel, [(r["context"], r[cost]) for r in shown], label, look)
             panels[0, column].set_title(pattern)
             panels[1, column].set_xlabel("context")
         panels[0, 0].set_ylabel("ms, and backward")

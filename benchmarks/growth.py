@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from arithmetic import prior_config
-from measuring import Benchmark, Row, figure, in_turn, peak, print_rows, write_csv
+from measuring import Benchmark, Row, curve, figure, in_turn, peak, print_rows, write_csv
 from pydantic import Field
 
 from plugins.ground.device import pick_device
@@ -103,11 +103,10 @@ def _draw(rows: list[Row], path: Path) -> None:
     with figure(path, 8, 5) as drawn:
         panels = drawn.subplots(2, len(VALUES), sharey="row")
         for column, against in enumerate(VALUES):
-            for passes in PASSES:
+            for look, passes in enumerate(PASSES):
                 shown = [r for r in rows if (r["against"], r["passes"]) == (against, passes)]
                 for panel, cost in zip(panels[:, column], ("seconds", "peak_mib"), strict=True):
-                    points = [r["value"] for r in shown], [r[cost] for r in shown]
-                    panel.loglog(*points, marker="o", label=passes)
+                    curve(panel, [(r["value"], r[cost]) for r in shown], passes, look)
             panels[1, column].set_xlabel(against)
         panels[0, 0].set_ylabel("seconds")
         panels[1, 0].set_ylabel("peak, MiB")

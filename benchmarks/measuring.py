@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from costs import Work, in_turn, peak, seconds
 from pydantic import Field
 from rich.console import Console
@@ -18,11 +19,16 @@ from plugins.ground.command import Command
 from plugins.ground.files import published
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
-    "Benchmark", "Row", "Work", "figure", "in_turn", "peak", "print_rows", "seconds", "write_csv"
+    "Benchmark", "Row", "Work", "curve", "figure", "in_turn", "peak", "print_rows", "seconds",
+    "write_csv",
 ]  # fmt: skip
+
+MARKERS = (("o", 4), ("s", 7), ("D", 4), ("^", 7), ("v", 7))
+"""And their sizes."""
 
 Row = dict[str, float | str]
 """A measurement, by column."""
@@ -51,6 +57,26 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def curve(panel: "Axes", points: Sequence[tuple[Any, Any]], label: str, look: int) -> None:
+    """A line of measurements on logarithmic axes; nothing if there are none.
+
+    Args:
+        panel: where; every x of its lines is a tick, and no other.
+        points: x and y.
+        label: its name in the legend.
+        look: which colour and marker, the same number for the same thing on every panel.
+    """
+    if not points:
+        return
+    # Lines that lie on one another can still be told apart by their markers.
+    marker, size = MARKERS[look % len(MARKERS)]
+    panel.loglog(*zip(*points, strict=True), f"C{look}", marker=marker, ms=size, mfc="none",
+                 label=label)  # fmt: skip
+    values = sorted({int(x) for line in panel.lines for x in np.asarray(line.get_xdata())})
+    panel.set_xticks(values, [f"{x // 1024}k" if x % 1024 == 0 else f"{x}" for x in values])
+    panel.xaxis.minorticks_off()
 
 
 @contextlib.contextmanager

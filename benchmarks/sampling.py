@@ -17,12 +17,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 
 import torch
 from arithmetic import prior_bytes, prior_config, prior_operations
 from limits import Limits, limits
-from measuring import Benchmark, figure, write_csv
+from measuring import Benchmark, curve, figure, write_csv
 from precision import PRECISIONS, bits_per_code
 from pydantic import Field
 from rich.console import Console
@@ -205,10 +206,10 @@ def _draw(speeds: list[Speed], path: Path) -> None:
         panels = drawn.subplots(1, 2)
         for panel, shape in zip(panels, ("tiny", "large"), strict=True):
             shown = [s for s in speeds if s.prior == shape and s.position == PROMPT]
-            for method, precision in dict.fromkeys((s.method, s.precision) for s in shown):
+            for look, (method, precision) in enumerate(product(METHODS, BYTES)):
                 line = [s for s in shown if (s.method, s.precision) == (method, precision)]
-                points = [s.items for s in line], [s.speed for s in line]
-                panel.loglog(*points, marker="o", label=f"{method}, {precision}")
+                points = [(s.items, s.speed) for s in line]
+                curve(panel, points, f"{method}, {precision}", look)
             panel.set_title(f"{shape} prior")
             panel.set_xlabel("items at a time")
             panel.set_ylabel("codes a second")

@@ -64,7 +64,7 @@ def why_not(module: nn.Module) -> str | None:
         list(_leaves(module))
     except Unsupported as error:
         return str(error)
-    return None if library() else "there is no C++ to call (no compiler, or switched off)"
+    return None if library() else native.MISSING
 
 
 def run(module: nn.Module, x: Tensor) -> Tensor:

@@ -54,8 +54,8 @@ inline float sum(Floats lanes) {
 #endif
 }
 
-// Where threads wait until all have come. Waiting is short, so it spins; it gives way when it is
-// not, since the machine may have other work for the core.
+// Where threads wait until all have come. Waiting is short, so it spins; if it is not, the machine
+// has other work for the cores, and a thread that sleeps leaves its own to the one it waits for.
 class Barrier {
   public:
     explicit Barrier(int threads) : threads(threads) {}
@@ -65,13 +65,16 @@ class Barrier {
         if (here.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
             here.store(0, std::memory_order_relaxed);
             turn.store(now + 1, std::memory_order_release);
+            turn.notify_all();
             return;
         }
-        for (int spins = 0; turn.load(std::memory_order_acquire) == now; ++spins)
-            if (spins > 10000) std::this_thread::yield();
+        for (int spins = 0; spins < SPINS; ++spins)
+            if (turn.load(std::memory_order_acquire) != now) return;
+        turn.wait(now, std::memory_order_acquire);
     }
 
   private:
+    static constexpr int SPINS = 10000;
     const int threads;
     std::atomic<int> here{0}, turn{0};
 };

@@ -21,8 +21,12 @@ from pathlib import Path
 
 HEADER = Path(__file__).with_name("native.h")
 COMPILERS = ("c++", "g++", "clang++")
-FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-fno-math-errno", "-Wno-psabi")
+FLAGS = ("-O3", "-std=c++20", "-shared", "-fPIC", "-pthread", "-fno-math-errno", "-Wno-psabi")
 SWITCH = "JUKEBOX_NATIVE"
+
+
+MISSING = "there is no C++ to call (no compiler, or switched off)"
+"""Why whoever asked goes without, once `load` gave None."""
 
 
 class NativeError(Exception):

@@ -19,8 +19,8 @@ STEPS: dict[str, type[Steps]] = {
 """By name."""
 
 BEST: tuple[type[Steps], ...] = (NativeSteps, GraphSteps, EagerSteps)
-"""In the order of preference. `compiled` is not among them: most windows are over before it has
-compiled."""
+"""In the order of preference. `compiled` is not among them: on a CPU it is slower than
+`native`, and most windows are over before it has compiled."""
 
 
 def pick_steps(

@@ -101,7 +101,7 @@ class NativeSteps(Steps):
             return f"it computes in float32 and bfloat16, not in {dtype}"
         if config.attention is not None:
             return f"layers attend with {config.attention.name!r}, which is their own"
-        return None if library() else "there is no C++ to call (no compiler, or switched off)"
+        return None if library() else native.MISSING
 
     def begin(self) -> None:
         """See `Steps`: memories are there only now."""

@@ -124,7 +124,7 @@ class StaticSteps(Steps):
 class CompiledSteps(StaticSteps):
     """Steps that `torch.compile` made one program of; what it made is kept on disk.
 
-    Compiling takes a minute or so for a small prior, and some seconds of it again in each process.
+    Compiling takes tens of seconds for a small prior, and some seconds of it again in each process.
     """
 
     def __init__(self, prior: Prior, condition: Condition, caches: Caches, batch: int) -> None:

@@ -22,10 +22,15 @@ def run(script: str, out: Path, *options: str) -> None:
     assert done.returncode == 0, done.stderr + done.stdout
 
 
-def check_figure(path: Path) -> None:
-    content = path.read_bytes()
+def check_shown(figure: Path) -> None:
+    """A script's figure is there, and the page shows it and rows of its table."""
+    content = figure.read_bytes()
     assert content.startswith(PNG)
     assert len(content) > 5000
+    title = next(section.title for section in SECTIONS if figure.name in section.figures)
+    shown = page_of(figure.parent).split(f"\n## {title}\n")[1].split("\n## ")[0]
+    assert f"![{title}](" in shown
+    assert shown.count("\n|") > 2, shown
 
 
 def test_limits_are_positive_and_of_both_kinds(tmp_path):
@@ -33,7 +38,7 @@ def test_limits_are_positive_and_of_both_kinds(tmp_path):
     rows = read_rows(tmp_path / "limits.csv")
     assert {row["limit"] for row in rows} == {"peak", "bandwidth"}
     assert all(float(row["best"]) > 0 for row in rows)
-    check_figure(tmp_path / "limits.png")
+    check_shown(tmp_path / "limits.png")
 
 
 def test_attention_agrees_with_naive_wherever_it_serves(tmp_path):
@@ -45,7 +50,7 @@ def test_attention_agrees_with_naive_wherever_it_serves(tmp_path):
         assert float(row["error"]) < 1e-4, row
         assert float(row["ms"]) > 0
         assert float(row["peak_mib"]) > 0
-    check_figure(tmp_path / "attention.png")
+    check_shown(tmp_path / "attention.png")
 
 
 def test_coding_measures_both_engines_and_lengths(tmp_path):
@@ -60,8 +65,8 @@ def test_coding_measures_both_engines_and_lengths(tmp_path):
     assert {row["what"] for row in lengths} == {"encode", "decode"}
     for row in lengths:
         assert float(row["resident_mib"]) > float(row["allocator_mib"]) > 0
-    check_figure(tmp_path / "coding.png")
-    check_figure(tmp_path / "coding_length.png")
+    check_shown(tmp_path / "coding.png")
+    check_shown(tmp_path / "coding_length.png")
 
 
 def test_sampling_counts_codes_that_are_those_of_plain_steps(tmp_path):
@@ -77,7 +82,7 @@ def test_sampling_counts_codes_that_are_those_of_plain_steps(tmp_path):
     }
     assert bits["int8"] == pytest.approx(bits["float32"], abs=0.05)
     assert bits["bfloat16"] == pytest.approx(bits["float32"], abs=0.05)
-    check_figure(tmp_path / "sampling.png")
+    check_shown(tmp_path / "sampling.png")
 
 
 def test_growth_changes_one_thing_at_a_time(tmp_path):
@@ -85,7 +90,7 @@ def test_growth_changes_one_thing_at_a_time(tmp_path):
     rows = read_rows(tmp_path / "growth.csv")
     assert {row["against"] for row in rows} == {"context", "batch", "depth"}
     assert sum(row["seconds_exponent"] == "" for row in rows) == 6  # the first of every line
-    check_figure(tmp_path / "growth.png")
+    check_shown(tmp_path / "growth.png")
 
 
 @pytest.mark.skipif(not ENVIRONMENT.exists(), reason="make bench installs transformers 4.57.6")
@@ -98,7 +103,7 @@ def test_peers_answer_every_question_of_the_summary(tmp_path):
     for row in rows:
         assert float(row["ratio"]) == pytest.approx(float(row["ours"]) / float(row["peer"]))
         assert row["share_of_limit"] == "" or float(row["share_of_limit"]) > 0
-    check_figure(tmp_path / "peers.png")
+    check_shown(tmp_path / "peers.png")
 
 
 def test_peers_are_left_out_of_a_quick_run_without_their_environment(tmp_path):
