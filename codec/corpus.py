@@ -33,7 +33,7 @@ from codec.rows import (
 from codec.shards import MANIFEST, MAPPED, Shards, read_manifest, sync
 from codec.tokens import TokenSpec
 from plugins.ground.errors import InputError
-from plugins.ground.files import PARTIAL, claim_folder, sha256_of, write_json
+from plugins.ground.files import PARTIAL, FolderLock, claim_folder, sha256_of, write_json
 
 
 class Corpus:
@@ -172,6 +172,8 @@ def _opened(folder: Path) -> tuple[Manifest, Shards]:
 class CorpusWriter:
     """A token corpus, to write; goes on with one that is there.
 
+    Other processes are kept from writing to it until `lock` is released or nobody has the writer.
+
     Args:
         folder: made if missing.
         spec: of the codec that made the codes.
@@ -180,7 +182,7 @@ class CorpusWriter:
 
     Raises:
         InputError: the folder holds something else, a damaged corpus, or one of another spec or
-            other settings (says what differs).
+            other settings (says what differs); another process writes to it.
     """
 
     def __init__(
@@ -190,6 +192,7 @@ class CorpusWriter:
         settings: Mapping[str, Any] | None = None,
         columns: Mapping[str, ColumnType] | None = None,
     ) -> None:
+        self.lock = FolderLock(folder)
         self.folder = claim_folder(folder, MANIFEST, "a token corpus")
         plain: dict[str, Any] = json.loads(json.dumps(settings or {}))
         if (self.folder / MANIFEST).exists():

@@ -22,7 +22,7 @@ from codec.rows import CODES, Row
 from codec.tokens import TokenSpec
 from plugins.ground.device import pick_device
 from plugins.ground.errors import InputError
-from plugins.ground.files import claim_folder, read_json, write_json
+from plugins.ground.files import FolderLock, claim_folder, read_json, write_json
 from plugins.ground.progress import Progress
 
 DECODED = "decoded.json"
@@ -70,7 +70,7 @@ def decode_corpus(
 
     Raises:
         InputError: codes of another codec, no such stream or format, nothing to decode, or a
-            folder that holds something else.
+            folder that holds something else, or that another process writes to.
     """
     if f".{format}" not in WRITERS:
         known = ", ".join(suffix.removeprefix(".") for suffix in WRITERS)
@@ -82,10 +82,10 @@ def decode_corpus(
         codec.spec.stream(stream)
     if not len(corpus):
         raise InputError(f"{corpus_folder} holds no tracks")
-    out = claim_folder(out, DECODED, "decoded audio")
-    record = _plan(out, corpus.ids(), format)
     files = []
-    with Progress(len(corpus), what="decoding", unit="tracks") as bar:
+    with FolderLock(out), Progress(len(corpus), what="decoding", unit="tracks") as bar:
+        out = claim_folder(out, DECODED, "decoded audio")
+        record = _plan(out, corpus.ids(), format)
         for row in corpus.tracks():
             codes = chosen_codes(row, codec.spec, stream)
             if codes:

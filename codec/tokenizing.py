@@ -87,6 +87,7 @@ def tokenize_files(
     finally:
         unusable = writer.skipped
         writer.abandon()
+        writer.lock.release()
     if not len(writer):
         first = f"{unusable[0].path}: {unusable[0].reason}"
         raise InputError(f"none of {len(unusable)} files could be used; the first, {first}")

@@ -73,7 +73,8 @@ def align_corpus(
 
     Raises:
         InputError: no corpus or no lyrics in it, no such aligner, setting or folder, or an aligner
-            that can't work here or on this corpus, or breaks; words that were found are kept.
+            that can't work here or on this corpus, or breaks; words that were found are kept. Or
+            another process writes to the corpus.
     """
     corpus, settings = Corpus(folder), dict(settings or {})
     told = {"audio": audio, "total_seconds": corpus.settings.get("total_seconds")}
@@ -85,7 +86,7 @@ def align_corpus(
     if fallback is not None and fallback != aligner:
         other = _Chosen.of(fallback, {**told, **settings}, {}, corpus)
     run = _Run(corpus, chosen, other, again, maps)
-    with Progress(len(corpus), "aligning", "tracks") as bar:
+    with run.writer.lock, Progress(len(corpus), "aligning", "tracks") as bar:
         for shard in range(len(corpus.manifest.shards)):
             run.align_shard(shard, bar)
     if run.result.without == len(corpus):

@@ -20,7 +20,7 @@ from codec.corpus import Corpus
 from conditioning.base import Track, Window
 from plugins.ground.device import Precision, pick_device, pick_dtype
 from plugins.ground.errors import InputError
-from plugins.ground.files import claim_folder, sha256_of, write_json
+from plugins.ground.files import FolderLock, claim_folder, sha256_of, write_json
 from plugins.ground.progress import Progress
 from plugins.ground.saved import WEIGHTS
 from prior.checkpoint import load_prior, read_config
@@ -98,7 +98,8 @@ def embed_corpus(
 
     Raises:
         InputError: no such layer, codes of another codec or none at all, an output folder that
-            holds something else, or activations that leave the range of the dtype.
+            holds something else or that another process writes to, or activations that leave the
+            range of the dtype.
     """
     folder, config = Path(prior), read_config(prior)
     tokens, there = Corpus(corpus), pick_device(device)
@@ -115,7 +116,8 @@ def embed_corpus(
         width=config.width,
     )
     work = Embedder(tokens, folder, Path(out), settings, there, batch_size)
-    with Progress(work.total, "embedding", "codes", work.total - work.missing) as bar:
+    progress = Progress(work.total, "embedding", "codes", work.total - work.missing)
+    with work.lock, progress as bar:
         for made in work.batches():
             bar.advance(made)
     return work.out
@@ -134,7 +136,7 @@ class Embedder:
 
     Raises:
         InputError: a conditioner of the prior is not installed, or the output folder holds
-            something else.
+            something else, or another process writes to it.
     """
 
     def __init__(
@@ -153,6 +155,7 @@ class Embedder:
         self.lengths: list[int] = corpus.lengths(settings.stream).tolist()
         empty = tuple(name for name, n in zip(self.ids, self.lengths, strict=True) if not n)
         rows = self.total if settings.pool == "none" else len(self.ids) - len(empty)
+        self.lock = FolderLock(out)
         self.out = claim_folder(out, MANIFEST, "embeddings")
         fresh = Manifest(settings=settings, rows=rows, without_codes=empty)
         self.manifest = taken_up(self.out, fresh)

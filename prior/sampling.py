@@ -61,7 +61,8 @@ def sample_tokens(
         InputError: see `Sampler`.
     """
     sampler = Sampler(priors, out, options or SamplingOptions(), draws)
-    with Progress(sampler.wanted, "sampling", "codes", sampler.done) as bar:
+    progress = Progress(sampler.wanted, "sampling", "codes", sampler.done)
+    with sampler.writer.lock, progress as bar:
         for made in sampler.windows():
             bar.advance(made)
     return Corpus(out)
@@ -75,7 +76,8 @@ class Sampler:
     """Samples in the making.
 
     Raises:
-        InputError: see `Job`; or an output folder that holds something else.
+        InputError: see `Job`; or an output folder that holds something else, or that another
+            process writes to.
     """
 
     def __init__(

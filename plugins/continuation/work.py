@@ -8,7 +8,7 @@ from codec.decoding import decode_corpus
 from codec.tokenizing import tokenize_files
 from plugins.continuation.command import Continue
 from plugins.ground.errors import InputError
-from plugins.ground.files import claim_folder, read_json, sha256_of, write_json
+from plugins.ground.files import FolderLock, claim_folder, read_json, sha256_of, write_json
 from plugins.ground.model import codec_of, priors_of
 from prior.options import SamplingOptions
 from prior.sampling import sample_tokens
@@ -24,7 +24,7 @@ def continue_song(task: Continue) -> Path:
 
     Raises:
         InputError: no such song or model, a label that the priors don't know, an output file that
-            exists or can't be of that format.
+            exists or can't be of that format, or that another process makes.
     """
     out = task.out or Path(f"{task.song.stem}-continued.wav")
     suffix = out.suffix.lower()
@@ -33,7 +33,16 @@ def continue_song(task: Continue) -> Path:
     if out.exists():
         raise InputError(f"{out} is there already: move it away, or give another --out")
     codec, priors = codec_of(task.model), priors_of(task.model)
-    work = claim_folder(out.with_name(f".{out.stem}.parts"), TASK, "an unfinished continuation")
+    work = out.with_name(f".{out.stem}.parts")
+    with FolderLock(work):
+        claim_folder(work, TASK, "an unfinished continuation")
+        _make(task, codec, priors, work, out)
+        shutil.rmtree(work)
+    return out
+
+
+def _make(task: Continue, codec: Path, priors: list[Path], work: Path, out: Path) -> None:
+    """Tokens, samples and audio in `work`, and of the latter `out`."""
     _same_task(work, task)
     tokenize_files([str(task.song)], codec, work / "tokens", device=task.device)
     options = SamplingOptions(
@@ -50,11 +59,9 @@ def continue_song(task: Continue) -> Path:
     )
     sample_tokens(priors, work / "samples", options)
     (made,) = decode_corpus(
-        work / "samples", codec, work / "audio", format=suffix[1:], device=task.device
+        work / "samples", codec, work / "audio", format=out.suffix[1:].lower(), device=task.device
     )
     made.replace(out)
-    shutil.rmtree(work)
-    return out
 
 
 def _same_task(work: Path, task: Continue) -> None:

@@ -23,7 +23,7 @@ from codec.tokens import TokenSpec
 from codec.vqvae import VQVAE
 from plugins.ground import saved
 from plugins.ground.errors import InputError
-from plugins.ground.files import PARTIAL
+from plugins.ground.files import PARTIAL, FolderLock
 from plugins.ground.progress import Progress
 from plugins.openai.models import Model
 from plugins.openai.names import Layout, layout_of, match
@@ -47,7 +47,7 @@ def convert(
     """Convert published checkpoints.
 
     Memory holds one checkpoint's weights at most, as they are stored, and the largest tensor
-    beside them. A folder takes one conversion at a time.
+    beside them. A folder takes one conversion at a time: another process is refused.
 
     Args:
         checkpoints: a codec, priors, or both.
@@ -276,27 +276,27 @@ class _Parts:
 def _parts(out: Path) -> Iterator[_Parts]:
     """Parts that are published if all goes well; otherwise `out` is left as it was found."""
     new = [folder for folder in (out, *out.parents) if not os.path.exists(folder)]
-    try:
-        _claim(out)
-        parts = _Parts(out)
-        parts.discard()
+    with FolderLock(out):
         try:
-            yield parts
-            parts.publish()
-        except InputError as error:  # of a place that the user knows
-            raise InputError(re.sub(rf"\.({PART}){PARTIAL}", r"\1", str(error))) from error
-        finally:
+            _claim(out)
+            parts = _Parts(out)
             parts.discard()
-    finally:
-        for folder in new:
-            with contextlib.suppress(OSError):  # not empty: it was published
-                folder.rmdir()
+            try:
+                yield parts
+                parts.publish()
+            except InputError as error:  # of a place that the user knows
+                raise InputError(re.sub(rf"\.({PART}){PARTIAL}", r"\1", str(error))) from error
+            finally:
+                parts.discard()
+        finally:
+            for folder in new:
+                with contextlib.suppress(OSError):  # not empty: it was published
+                    folder.rmdir()
 
 
 def _claim(out: Path) -> None:
-    """Make a model folder, unless there is one."""
+    """Take up an empty folder or one that holds a model."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
         names = [path.name for path in out.iterdir() if PARTIAL not in path.name]
     except OSError as error:
         raise InputError(f"can't use {out} as model folder: {error.strerror}") from error

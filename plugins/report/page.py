@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from codec.audio import read_audio
 from plugins.ground.errors import InputError
+from plugins.ground.files import FolderLock
 from plugins.ground.progress import Progress
 from plugins.report import alignment, lyrics
 from plugins.report.charts import Chart, charts
@@ -103,7 +104,8 @@ def write_report(
         raise InputError(
             "nothing to report: give --training, --samples, --songs or --reconstructions"
         )
-    _Page(site, title, groups, runs).write()
+    with FolderLock(site.folder):
+        _Page(site, title, groups, runs).write()
     return site.page
 
 

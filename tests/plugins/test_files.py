@@ -1,13 +1,48 @@
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from plugins.ground.errors import InputError
-from plugins.ground.files import claim_folder, published, read_json, sha256_of, write_json
+from plugins.ground.files import (
+    FolderLock,
+    claim_folder,
+    published,
+    read_json,
+    sha256_of,
+    write_json,
+)
+
+LOCK = """
+import os, sys
+from plugins.ground.files import FolderLock
+lock = FolderLock(sys.argv[1])
+"""
+HOLD = "print('held', flush=True)\nsys.stdin.read()\n"
+
+
+@contextlib.contextmanager
+def another(folder: Path, program: str = LOCK + HOLD) -> Iterator["subprocess.Popen[str]"]:
+    """A process that has locked a folder."""
+    words = [sys.executable, "-c", program, str(folder)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "held\n", process.communicate()
+        yield process
+
+
+def is_free(folder: Path) -> bool:
+    """Whether another process can lock it."""
+    words = [sys.executable, "-c", LOCK, str(folder)]
+    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert run.returncode == 0 or "another process writes to" in run.stderr, run.stderr
+    return run.returncode == 0
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -86,3 +121,83 @@ def test_sha256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     # the published test vector of FIPS 180
     assert sha256_of(tmp_path / "a").startswith("ba7816bf8f01cfea")
+
+
+# Folders of one process at a time
+
+
+def test_a_folder_that_another_process_writes_to_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with another(folder) as process:
+        with pytest.raises(InputError) as caught:
+            FolderLock(folder)
+        assert str(caught.value) == (
+            f"another process writes to {folder}: let it end first, or choose another folder"
+        )
+        with FolderLock(tmp_path / "other"):
+            process.kill()
+            process.wait()
+        FolderLock(folder)
+    assert not os.listdir(folder)
+
+
+def test_a_folder_is_free_when_its_last_lock_is(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    with FolderLock(tmp_path):
+        other = FolderLock(tmp_path / "link")
+        assert not is_free(tmp_path)
+    assert not is_free(tmp_path)
+    other.release()
+    other.release()
+    assert is_free(tmp_path)
+
+
+def test_a_lock_that_nobody_has_any_more_keeps_nobody_out(tmp_path: Path) -> None:
+    lock = FolderLock(tmp_path)
+    assert not is_free(tmp_path)
+    del lock
+    assert is_free(tmp_path)
+
+
+def test_forked_children_do_not_keep_a_folder(tmp_path: Path) -> None:
+    """As those that prepare batches, which may live longer than a parent that was killed."""
+    fork = "if os.fork():\n    os._exit(0)\n"
+    with another(tmp_path, LOCK + fork + HOLD) as parent:
+        assert parent.wait() == 0
+        assert is_free(tmp_path)
+
+
+def test_a_forked_child_is_another_process(tmp_path: Path) -> None:
+    fork = "if not os.fork():\n    FolderLock(sys.argv[1])\n    os._exit(0)\nos.wait()\n"
+    with another(tmp_path, LOCK + fork + HOLD) as parent:
+        _, said = parent.communicate()
+    assert "another process writes to" in said
+
+
+def test_a_folder_that_was_made_again_is_another_one(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with FolderLock(folder):
+        folder.rmdir()
+        with another(folder), pytest.raises(InputError, match="another process writes to"):
+            FolderLock(folder)
+
+
+def test_what_two_processes_publish_is_not_mixed(tmp_path: Path) -> None:
+    program = (
+        "import sys, time\nfrom plugins.ground.files import published\n"
+        "for _ in range(40):\n"
+        "    with published(sys.argv[1]) as partial, open(partial, 'wb', buffering=0) as file:\n"
+        "        for _ in range(8):\n"
+        "            file.write(sys.argv[2].encode() * 1000); time.sleep(0.0005)"
+    )
+    path = tmp_path / "a.bin"
+    words = [[sys.executable, "-c", program, str(path), letter] for letter in "ab"]
+    seen: set[bytes] = set()
+    with contextlib.ExitStack() as stack:
+        both = [stack.enter_context(subprocess.Popen(one)) for one in words]
+        while any(process.poll() is None for process in both):
+            with contextlib.suppress(FileNotFoundError):
+                seen.add(path.read_bytes())
+    assert [process.returncode for process in both] == [0, 0]
+    assert seen == {b"a" * 8000, b"b" * 8000}
+    assert os.listdir(tmp_path) == ["a.bin"]
