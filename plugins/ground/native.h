@@ -6,8 +6,10 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <cstring>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -64,19 +66,26 @@ class Barrier {
         const int now = turn.load(std::memory_order_relaxed);
         if (here.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
             here.store(0, std::memory_order_relaxed);
-            turn.store(now + 1, std::memory_order_release);
-            turn.notify_all();
+            {
+                // Held, so that nobody falls asleep between looking and sleeping.
+                const std::lock_guard<std::mutex> held(mutex);
+                turn.store(now + 1, std::memory_order_release);
+            }
+            turned.notify_all();
             return;
         }
         for (int spins = 0; spins < SPINS; ++spins)
             if (turn.load(std::memory_order_acquire) != now) return;
-        turn.wait(now, std::memory_order_acquire);
+        std::unique_lock<std::mutex> held(mutex);
+        turned.wait(held, [&] { return turn.load(std::memory_order_acquire) != now; });
     }
 
   private:
     static constexpr int SPINS = 10000;
     const int threads;
     std::atomic<int> here{0}, turn{0};
+    std::mutex mutex;
+    std::condition_variable turned;
 };
 
 // Call `work(thread)` on so many threads, of which this one is the first.

@@ -21,7 +21,7 @@ from pathlib import Path
 
 HEADER = Path(__file__).with_name("native.h")
 COMPILERS = ("c++", "g++", "clang++")
-FLAGS = ("-O3", "-std=c++20", "-shared", "-fPIC", "-pthread", "-fno-math-errno", "-Wno-psabi")
+FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-fno-math-errno", "-Wno-psabi")
 SWITCH = "JUKEBOX_NATIVE"
 
 

@@ -57,6 +57,13 @@ def kept(tmp_path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
+@pytest.mark.timeout(60)
+def test_threads_that_sleep_are_woken_on_a_machine_that_is_busy(source):
+    library = loaded(source)
+    for _ in range(60):  # more threads than cores: some always sleep
+        assert library.counted(8, 100, 1) == 50 * sum(range(100))
+
+
 def loaded(source):
     """As a new process would."""
     native.load.cache_clear()
