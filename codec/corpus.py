@@ -6,6 +6,7 @@ a writer that is killed at any moment leaves a corpus that is whole.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from codec.groups import Groups
 from codec.rows import (
     CODES,
     ColumnType,
@@ -32,6 +35,7 @@ from codec.rows import (
 )
 from codec.shards import MANIFEST, MAPPED, Shards, read_manifest, sync
 from codec.tokens import TokenSpec
+from codec.verifying import Inspection
 from plugins.ground.errors import InputError
 from plugins.ground.files import PARTIAL, FolderLock, claim_folder, sha256_of, write_json
 
@@ -42,19 +46,23 @@ class Corpus:
     Rows are dictionaries: `id`, `path`, `audio_sha256`, `num_samples`, `artist`, `genre`,
     `title`, `lyrics`, `codes_<stream>` [N] uint16, `words` (each with start, end and text) and
     the further metadata columns, None where a track lacks one. Random access maps files into
-    memory, so a corpus may be larger than that.
+    memory, so a corpus may be larger than that; for this a large corpus is written once more beside
+    its shards, uncompressed. Streaming does without: rows are read with those that lie beside them,
+    so going from row to row at random is slow.
 
     Args:
         folder: that holds `corpus.json`.
+        streaming: read from the shards, where they are too large to be held in memory.
 
     Raises:
         InputError: no corpus, one of a newer format, two tracks of one id, or a shard that is
             missing or damaged (named).
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, streaming: bool = False) -> None:
         self.folder = Path(folder)
         self.manifest, self._shards = _opened(self.folder)
+        self._streaming = streaming and not self._shards.small
         self._ids = self._shards.ids
         if len(set(self._ids)) < len(self._ids):
             twice = next(name for name in self._ids if self._ids.count(name) > 1)
@@ -96,7 +104,15 @@ class Corpus:
 
     def __getitem__(self, index: int) -> Row:
         """One row; codes are read-only views of mapped memory, so slicing them is cheap."""
-        return read_row(*self._shards.at(index))
+        return read_row(*self._at(index))
+
+    def _at(self, index: int, codes: bool = True) -> tuple[pa.RecordBatch, int]:
+        return self.groups.at(index, codes) if self._streaming else self._shards.at(index)
+
+    @functools.cached_property
+    def groups(self) -> Groups:
+        """Its row groups, to read those rows together that lie together."""
+        return Groups(self._shards)
 
     def ids(self) -> list[str]:
         """The tracks' ids, in order."""
@@ -104,7 +120,7 @@ class Corpus:
 
     def metadata(self, index: int) -> Row:
         """One row without its codes."""
-        return read_row(*self._shards.at(index), codes=False)
+        return read_row(*self._at(index, codes=False), codes=False)
 
     def codes(self, index: int, stream: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Codes `[start, stop)` of one track, a read-only view [N] uint16.
@@ -112,16 +128,23 @@ class Corpus:
         Raises:
             InputError: no such stream.
         """
-        batch, row = self._shards.at(index)
+        batch, row = self._at(index)
         codes = batch.column(CODES + self.spec.stream(stream).name)[row].values
         return codes.to_numpy()[start:stop]
 
-    def lengths(self, stream: str) -> np.ndarray:
+    def lengths(self, stream: str, tracks: Sequence[int] | None = None) -> np.ndarray:
         """How many codes of a stream each track has, [tracks] int64.
+
+        Args:
+            stream: its name.
+            tracks: of these alone; of all unless given.
 
         Raises:
             InputError: no such stream.
         """
+        if self._streaming:
+            some = range(len(self)) if tracks is None else tracks
+            return np.array([len(self.codes(track, stream)) for track in some], np.int64)
         name = CODES + self.spec.stream(stream).name
         shards = range(len(self.manifest.shards))
         counts = [
@@ -129,7 +152,8 @@ class Corpus:
             for shard in shards
             for batch in self._shards.load(shard).parts
         ]
-        return np.concatenate([np.zeros(0, np.int64), *counts]).astype(np.int64)
+        found = np.concatenate([np.zeros(0, np.int64), *counts]).astype(np.int64)
+        return found if tracks is None else found[list(tracks)]
 
     def tracks(self) -> Iterator[Row]:
         """All rows in order, read from the shards as it goes; holds one row group at a time."""
@@ -143,15 +167,13 @@ class Corpus:
                 yield read_row(batch, row)
 
     def verify(self) -> None:
-        """Compare every shard's bytes with the manifest.
+        """Look at every shard to its last code, as `codec.verify` does.
 
         Raises:
-            InputError: names the shard that differs.
+            InputError: names the first that is damaged.
         """
-        for number, shard in enumerate(self.manifest.shards):
-            path = self._shards.path(number)
-            if sha256_of(path) != shard.sha256:
-                raise InputError(f"{path} is damaged: its sha256 is not that of {MANIFEST}")
+        for reason in filter(None, Inspection(self.folder, self.manifest).reasons()):
+            raise InputError(reason)
 
 
 def _name_of(*checksums: str) -> str:
@@ -306,7 +328,9 @@ class CorpusWriter:
         partial = self.folder / f".tracks{PARTIAL}.{os.getpid()}.parquet"
         expected, count = schema(self.spec, columns), 0
         try:
-            with pq.ParquetWriter(partial, expected, compression="zstd") as writer:
+            with pq.ParquetWriter(
+                partial, expected, compression="zstd", write_page_checksum=True
+            ) as writer:
                 for batch in batches(rows, self.spec, columns):
                     writer.write_batch(batch)
                     count += len(batch)

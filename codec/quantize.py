@@ -80,14 +80,17 @@ class Quantizer(nn.Module):
             self._initialise(vectors)
         codes = self.encode(x.detach())
         entries = self.lookup(codes)
-        metrics = self._measure(codes)
+        counts = count_codes(codes, len(self.codebook))
         if self.training:
-            metrics["restarts"] = self._follow(vectors, codes.flatten())
+            _add_up(counts)
+        metrics = self._measure(counts)
+        if self.training:
+            metrics["restarts"] = self._follow(vectors, codes.flatten(), counts)
         commitment = (entries - x).square().mean()
         return Quantized(x + (entries - x).detach(), codes, commitment, metrics)
 
-    def _measure(self, codes: Tensor) -> dict[str, Tensor]:
-        use = codebook_use(count_codes(codes, len(self.codebook)))
+    def _measure(self, counts: Tensor) -> dict[str, Tensor]:
+        use = codebook_use(counts)
         return {
             "codebook_used": use.used,
             "codebook_perplexity": use.perplexity,
@@ -101,16 +104,13 @@ class Quantizer(nn.Module):
         self.initialised.fill_(True)
 
     @torch.no_grad()
-    def _follow(self, vectors: Tensor, codes: Tensor) -> Tensor:
-        """One moving-average update by vectors [P, D] and their codes [P]; says how many restarted.
+    def _follow(self, vectors: Tensor, codes: Tensor, counts: Tensor) -> Tensor:
+        """One moving-average update by vectors [P, D], their codes [P] and the counts of all
+        processes' codes [K]; says how many restarted.
 
-        Processes that train together see one batch: their counts and sums are added up.
+        Processes that train together see one batch, so their sums are added up too.
         """
-        counts = count_codes(codes, len(self.codebook))
-        sums = torch.zeros_like(self.sums).index_add_(0, codes, vectors)
-        if _together():
-            dist.all_reduce(counts)
-            dist.all_reduce(sums)
+        sums = _add_up(torch.zeros_like(self.sums).index_add_(0, codes, vectors))
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
         dead = self.counts < self.restart_threshold
@@ -125,8 +125,6 @@ class Quantizer(nn.Module):
         They begin with the count that just survives, and a sum that keeps them where they are.
         """
         drawn = _draw(vectors, len(self.codebook))
-        if _together():
-            dist.broadcast(drawn, 0)
         count = max(self.restart_threshold, 1.0)
         self.codebook.copy_(torch.where(dead[:, None], drawn, self.codebook))
         self.sums.copy_(torch.where(dead[:, None], drawn * count, self.sums))
@@ -194,11 +192,33 @@ def _settled(codes: Tensor, close: Tensor, vectors: Tensor, codebook: Tensor) ->
 
 
 def _draw(vectors: Tensor, count: int) -> Tensor:
-    """Random ones of [P, D] -> [count, D], each once; repeated with noise if P < count."""
-    if len(vectors) < count:
-        vectors = vectors.repeat(-(-count // len(vectors)), 1)
-        vectors = vectors + torch.randn_like(vectors) * 0.01 / vectors.shape[1] ** 0.5
-    return vectors[torch.randperm(len(vectors), device=vectors.device)[:count]]
+    """Random ones of all processes' [P, D] -> [count, D], each once; repeated with noise if there
+    are fewer. The same on every process.
+    """
+    size, rank = (dist.get_world_size(), dist.get_rank()) if _together() else (1, 0)
+    own = len(vectors)
+    total = own * size
+    copies = -(-count // total)
+    numbers = torch.randperm(total * copies, device=vectors.device)[:count] % total
+    noise = torch.randn(count, vectors.shape[1], device=vectors.device) if copies > 1 else None
+    if size > 1:
+        for told in (numbers, noise):
+            if told is not None:
+                dist.broadcast(told, 0)
+    # Each process adds those of its own, so that no more than what was drawn is sent.
+    numbers = numbers - own * rank
+    here = (numbers >= 0) & (numbers < own)
+    drawn = vectors.new_zeros(count, vectors.shape[1])
+    drawn[here] = vectors[numbers[here]]
+    _add_up(drawn)
+    return drawn if noise is None else drawn + noise * 0.01 / vectors.shape[1] ** 0.5
+
+
+def _add_up(tensor: Tensor) -> Tensor:
+    """The sum over processes that train together, in place."""
+    if _together():
+        dist.all_reduce(tensor)
+    return tensor
 
 
 def _together() -> bool:

@@ -8,13 +8,24 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from codec.rows import FORMAT, Manifest, schema
+from codec.rows import (
+    CODES,
+    CODES_PER_GROUP,
+    CODES_PER_TRACK,
+    FORMAT,
+    LARGEST_TEXT,
+    ROWS_PER_GROUP,
+    Manifest,
+    check_rows,
+    schema,
+)
 from plugins.ground.errors import InputError, first_problem
 from plugins.ground.files import PARTIAL, read_json
 
@@ -61,15 +72,16 @@ class Shards:
         size = 0
         for number in range(len(manifest.shards)):
             with open_shard(self.path(number)) as file:
-                self._check(number, file)
-                self.ids += file.read(columns=["id"]).column("id").to_pylist()
-                groups = range(file.metadata.num_row_groups)
-                size += sum(file.metadata.row_group(group).total_byte_size for group in groups)
+                size += self._check(number, file)
+                for group in range(file.metadata.num_row_groups):
+                    found = self.read_group(number, file, group, ["id"])
+                    self.ids += found.column("id").to_pylist()
         self._ends = np.cumsum([shard.rows for shard in manifest.shards], dtype=np.int64)
-        self._small = size <= IN_MEMORY
+        self.small = size <= IN_MEMORY
+        """Whether all of it is held in memory."""
         self._loaded: dict[int, Batches] = {}
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        if self._small:  # at once, since a sampler may replace the files at any time
+        if self.small:  # at once, since a sampler may replace the files at any time
             for number in range(len(manifest.shards)):
                 self.load(number)
 
@@ -101,27 +113,62 @@ class Shards:
             return
         with open_shard(self.path(number)) as file:
             for group in range(file.metadata.num_row_groups):
-                yield from file.read_row_group(group).to_batches()
+                yield self.read_group(number, file, group)
+
+    def read_group(
+        self, number: int, file: pq.ParquetFile, group: int, columns: list[str] | None = None
+    ) -> pa.RecordBatch:
+        """One row group of a shard that is open; of these columns alone, if any are named.
+
+        Raises:
+            InputError: it holds what no writer writes.
+        """
+        table = file.read_row_group(group, columns=columns)
+        try:
+            if table.num_rows != file.metadata.row_group(group).num_rows:
+                raise ValueError(f"only {table.num_rows} rows can be read of row group {group}")
+            (batch,) = table.combine_chunks().to_batches()
+            check_rows(batch, self.manifest.spec)
+        except ValueError as error:
+            raise damaged(self.path(number), str(error)) from error
+        return batch
 
     def load(self, number: int) -> "Batches":
         """The batches of a shard, all at hand: mapped, or in memory if the corpus is small."""
         if number not in self._loaded:
-            if self._small:
+            if self.small:
                 parts = list(self.row_groups(number))
             else:
-                file = pa.ipc.open_file(pa.memory_map(str(self._mapped(number))))
-                parts = [file.get_batch(i) for i in range(file.num_record_batches)]
+                parts = _mapped_batches(self._mapped(number))
             self._loaded[number] = Batches(parts)
         return self._loaded[number]
 
-    def _check(self, number: int, file: pq.ParquetFile) -> None:
+    def _check(self, number: int, file: pq.ParquetFile) -> int:
+        """Compare a shard's footer with the manifest and with what writers write.
+
+        Returns:
+            bytes that its rows take in memory.
+        """
         shard, where = self.manifest.shards[number], self.path(number)
-        if file.metadata.num_rows != shard.rows:
-            raise InputError(
-                f"{where} has {file.metadata.num_rows} rows, but {MANIFEST} says {shard.rows}"
-            )
+        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        rows = sum(group.num_rows for group in groups)
+        if not rows == file.metadata.num_rows == shard.rows:
+            raise damaged(where, f"it has {rows} rows, but {MANIFEST} says {shard.rows}")
         if not file.schema_arrow.equals(schema(self.manifest.spec, self.manifest.columns)):
-            raise InputError(f"{where} has other columns than {MANIFEST} says")
+            raise damaged(where, f"it has other columns than {MANIFEST} says")
+        size = 0
+        for group in groups:
+            codes, text = _contents(group)
+            # Few bytes may stand for very many codes: what writers never write is not unpacked.
+            most = codes <= CODES_PER_TRACK + CODES_PER_GROUP and text <= LARGEST_TEXT
+            if not most or not 0 < group.num_rows <= ROWS_PER_GROUP:
+                raise damaged(
+                    where,
+                    f"no writer puts {group.num_rows:,} rows of {codes:,} codes and {text:,} bytes "
+                    "of text into one row group",
+                )
+            size += 2 * codes + text
+        return size
 
     def _mapped(self, number: int) -> Path:
         """The file to map for a shard; made beside it, or where that can't be written to, in a
@@ -157,6 +204,30 @@ class Shards:
             partial.unlink(missing_ok=True)
 
 
+def _contents(group: Any) -> tuple[int, int]:
+    """How many codes a row group holds, and how many bytes beside them, by its footer."""
+    columns = [group.column(i) for i in range(group.num_columns)]
+    coded = [c for c in columns if c.path_in_schema.startswith(CODES)]
+    rest = [c for c in columns if not c.path_in_schema.startswith(CODES)]
+    return sum(c.num_values for c in coded), sum(c.total_uncompressed_size for c in rest)
+
+
+def _mapped_batches(path: Path) -> list[pa.RecordBatch]:
+    """The batches of a mapped file; codes are not read, but lie where its offsets say.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        file = pa.ipc.open_file(pa.memory_map(str(path)))
+        parts = [file.get_batch(i) for i in range(file.num_record_batches)]
+        for part in parts:
+            part.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} is damaged: delete it, it is made again when needed") from error
+    return parts
+
+
 class Batches:
     """Record batches with the rows found by number."""
 
@@ -178,15 +249,29 @@ def open_shard(path: Path) -> Iterator[pq.ParquetFile]:
         InputError: it is missing or damaged, then or while it is read.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
     except FileNotFoundError as error:
         raise InputError(
-            f"shard {path} is missing: restore it, or make the corpus again"
+            f"shard {path} is missing: restore it, or leave it out by codec.verify --drop and make "
+            "its tracks again"
+        ) from error
+    except MemoryError as error:  # where a damaged file claims much, too
+        raise InputError(
+            f"shard {path} takes more memory than there is ({error}): end other programs, or see "
+            "what codec.verify says of it"
         ) from error
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"shard {path} is damaged or cut off: {reason}") from error
+        raise damaged(path, reason) from error
+
+
+def damaged(path: Path, reason: str) -> InputError:
+    """What is said of a shard that can't be used, and what can be done."""
+    return InputError(
+        f"shard {path} is damaged or cut off ({reason}): restore it, or leave it out by "
+        "codec.verify --drop and make its tracks again"
+    )
 
 
 def sync(path: Path) -> None:

@@ -4,7 +4,8 @@ It knows corpora and windows, not what a conditioner does. Shapes: T codes of a 
 the stream's codebook.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,30 +40,52 @@ class Windows:
         config = prior.config
         config.spec.require(corpus.spec, "the prior", str(corpus.folder))
         self.corpus, self.prior, self.tracks, self.training = corpus, prior, list(tracks), training
-        self.name, self.context = config.stream, config.context
-        lengths = corpus.lengths(config.stream)[self.tracks].tolist()
+        lengths = corpus.lengths(config.stream, self.tracks).tolist()
         if not any(lengths):
             raise InputError(
                 f"the tracks of {corpus.folder} to {'train' if training else 'evaluate'} on have "
                 f"no codes of stream {config.stream!r}"
             )
         align = window_alignment(prior.site)
-        self.crops = Crops(lengths, self.context, seed=seed, align=align, shift=training)
+        self.crops = Crops(lengths, config.context, seed=seed, align=align, shift=training)
 
     def __call__(self, index: int) -> dict[str, Tensor]:
         """Item `index`: "codes" [T] int64, "mask" [T] bool (False behind a track's end), and
         the conditioners' tensors.
         """
         turn, start = self.crops(index)
-        track = self.corpus[self.tracks[turn]]
-        codes = np.asarray(track[f"codes_{self.name}"][start : start + self.context], np.int64)
-        missing = self.context - len(codes)
         rng = self.crops.rng(index) if self.training else None
-        return {
-            "codes": torch.from_numpy(np.pad(codes, (0, missing))),
-            "mask": torch.arange(self.context) < len(codes),
-            **self.prior.prepare(track, Window(start, track["num_samples"]), rng),
-        }
+        return made_window(self.prior, self.corpus[self.tracks[turn]], start, rng)
+
+
+class Labels:
+    """What is known about some tracks of a corpus, without codes; read anew at each pass."""
+
+    def __init__(self, corpus: Corpus, tracks: Sequence[int]) -> None:
+        self.corpus, self.tracks = corpus, tracks
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return (self.corpus.metadata(track) for track in self.tracks)
+
+
+def made_window(
+    prior: Prior, track: Mapping[str, Any], start: int, rng: np.random.Generator | None
+) -> dict[str, Tensor]:
+    """A window of a track as `Windows` gives it.
+
+    Args:
+        prior: whose stream is cut, and who prepares the conditions.
+        track: a row of a corpus.
+        start: code that the window begins with.
+        rng: drops labels, in training.
+    """
+    config = prior.config
+    codes = np.asarray(track[f"codes_{config.stream}"][start : start + config.context], np.int64)
+    return {
+        "codes": torch.from_numpy(np.pad(codes, (0, config.context - len(codes)))),
+        "mask": torch.arange(config.context) < len(codes),
+        **prior.prepare(track, Window(start, track["num_samples"]), rng),
+    }
 
 
 def reads(config: PriorConfig, column: str) -> bool:

@@ -264,7 +264,11 @@ class Prior(nn.Module):
         )
 
     def losses(
-        self, codes: Tensor, condition: Condition = NOTHING, mask: Tensor | None = None
+        self,
+        codes: Tensor,
+        condition: Condition = NOTHING,
+        mask: Tensor | None = None,
+        count: Tensor | None = None,
     ) -> Losses:
         """How surprised the prior is by codes, by its prefix, and what its conditioners learn.
 
@@ -272,11 +276,12 @@ class Prior(nn.Module):
             codes: [B, T].
             condition: of the same batch.
             mask: [B, T] bool, True where a code counts; all do by default.
+            count: [], what the mean over codes divides by: how many count unless given.
         """
         length = codes.shape[1]
         hidden = self(codes, condition, upto=self.config.depth - 1).hidden
         counted = torch.ones_like(codes) if mask is None else mask
-        own = counted / counted.sum().clamp(min=1)  # [B, T]
+        own = counted / (counted.sum() if count is None else count).clamp(min=1)  # [B, T]
         ahead = {name: part.provides for name, part in self._parts() if part.provides.prefix}
         others = condition.losses
         positions = length + self.prefix + sum(other.positions for other in others)

@@ -60,6 +60,11 @@ class TrainPrior(TrainingOptions, Command):
     recompute: bool = Field(
         False, description="gradient checkpointing: compute layers twice to hold less memory"
     )
+    streaming: bool = Field(
+        False,
+        description="read a corpus that is too large for memory from its shards, in a shuffled "
+        "order, without a copy on the disk that can be mapped",
+    )
 
     def cli_cmd(self) -> None:
         """Train."""
@@ -85,6 +90,7 @@ class TrainPrior(TrainingOptions, Command):
             attention=self.attention,
             attention_set=self.attention_set,
             recompute=self.recompute,
+            streaming=self.streaming,
             options=self,
         )
 

@@ -5,7 +5,7 @@ T codes of a window.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from plugins.ground.config import build_config
 from plugins.ground.errors import InputError
 from plugins.ground.files import sha256_of
 from plugins.ground.options import TrainingOptions
+from plugins.ground.processes import bfloat16
 from plugins.ground.saved import WEIGHTS, fill, load_weights
 from plugins.ground.split import split_ids
 from plugins.ground.trainer import (
     Batch,
     Task,
-    bfloat16,
     show_cost,
     train,
     training_cost,
@@ -37,10 +37,14 @@ from prior.attention.kernels import AUTO
 from prior.checkpoint import read_config, save_prior
 from prior.config import CONDITIONERS, PriorConfig
 from prior.config import preset as complete
-from prior.data import Windows, identity, stack, unigram_surprise
+from prior.data import Labels, Windows, identity, stack, unigram_surprise
 from prior.prior import Prior, check_attention
+from prior.streaming import StreamedWindows
+from prior.transformer import Layer
 
 EVALUATED_WINDOWS = 64
+COUNTED_TRACKS = 512
+"""Of a corpus that is streamed, to know which codes are common."""
 
 
 def train_prior(
@@ -57,6 +61,7 @@ def train_prior(
     attention: str = "auto",
     attention_set: Mapping[str, Any] | None = None,
     recompute: bool = False,
+    streaming: bool = False,
     options: TrainingOptions | None = None,
 ) -> None:
     """Train a prior on a corpus; goes on where an earlier call with the same arguments stopped.
@@ -78,6 +83,8 @@ def train_prior(
         attention_set: settings of the latter.
         recompute: hold only each layer's input and compute the rest again (gradient
             checkpointing).
+        streaming: read a large corpus from its shards in a shuffled order of row groups, instead of
+            mapping a copy of it.
         options: how to train.
 
     Raises:
@@ -85,10 +92,10 @@ def train_prior(
             corpus lacks, or `out` holds something else.
     """
     options = options or TrainingOptions()
-    data = Corpus(corpus)
+    data = Corpus(corpus, streaming)
     ids = data.ids()
     train_on, back = split_ids(ids, held_out)
-    labels = [data.metadata(i) for i in train_on]
+    labels = Labels(data, train_on)
     if init is None:
         name = stream or data.spec.streams[-1].name
         shape = preset or "small"
@@ -127,23 +134,55 @@ def train_prior(
         "prior": config.model_dump(mode="json"),
         "init": init and sha256_of(Path(init) / WEIGHTS),
         "held_out": list(held_out),
+        **({"streaming": True} if streaming else {}),
         **options.model_dump(mode="json", include={*TrainingOptions.model_fields}),
     }
-    train(PriorTask(prior, data, train_on, back, options.seed), options, Path(out), settings)
+    lanes = options.batch_size if streaming else 0
+    task = PriorTask(prior, data, train_on, back, options.seed, lanes)
+    train(task, options, Path(out), settings)
 
 
 class PriorTask(Task):
-    """A prior, the windows it learns from, and those it is judged by."""
+    """A prior, the windows it learns from, and those it is judged by.
+
+    Args:
+        prior: to train.
+        corpus: holds the codes.
+        tracks: to learn from.
+        back: to judge by.
+        seed: of the windows.
+        lanes: stream the corpus in so many; 0: not at all. Of a corpus that is streamed few tracks
+            are looked at to judge by, and to know which codes are common.
+    """
 
     module: Prior
 
     def __init__(
-        self, prior: Prior, corpus: Corpus, tracks: Sequence[int], back: Sequence[int], seed: int
+        self,
+        prior: Prior,
+        corpus: Corpus,
+        tracks: Sequence[int],
+        back: Sequence[int],
+        seed: int,
+        lanes: int = 0,
     ) -> None:
         self.module = prior
-        self.windows = Windows(corpus, prior, tracks, seed=seed, training=True)
+        self.windows: Windows | StreamedWindows
+        if lanes:
+            self.windows = StreamedWindows(corpus, prior, tracks, seed=seed, lanes=lanes)
+            back, tracks = back[:EVALUATED_WINDOWS], tracks[:: -(-len(tracks) // COUNTED_TRACKS)]
+        else:
+            self.windows = Windows(corpus, prior, tracks, seed=seed, training=True)
         self.held_out = Windows(corpus, prior, back, seed=0, training=False) if back else None
         self.unigram = unigram_surprise(corpus, prior.config.stream, tracks) if back else None
+
+    def blocks(self) -> Iterable[nn.Module]:
+        """Layers, those of conditioners too."""
+        return (module for module in self.module.modules() if isinstance(module, Layer))
+
+    def count(self, batch: Batch) -> Tensor:
+        """Codes that count."""
+        return batch["mask"].sum().float()
 
     def item(self, index: int) -> Mapping[str, Tensor]:
         """One window."""
@@ -152,7 +191,8 @@ class PriorTask(Task):
     def loss(self, module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """What is minimised, in nats; beside it the bits of a code and of all else there is."""
         assert isinstance(module, Prior)
-        losses = module.losses(batch["codes"], module.condition(batch), batch["mask"])
+        condition = module.condition(batch)
+        losses = module.losses(batch["codes"], condition, batch["mask"], batch.get("count"))
         bits = {"bits_per_code": losses.codes}
         bits |= {f"bits_of_{name}": value for name, value in losses.others.items()}
         return losses.total, {name: value.detach() / math.log(2) for name, value in bits.items()}
@@ -192,7 +232,7 @@ def fit_conditioners(
     names: Sequence[str],
     preset: str,
     settings: Mapping[str, Any],
-    labels: Sequence[Mapping[str, Any]],
+    labels: Iterable[Mapping[str, Any]],
 ) -> list[registry.PluginRecord]:
     """Records of conditioners with the preset's settings, `settings`, and the corpus's labels.
 
@@ -217,7 +257,7 @@ def fit_conditioners(
 
 
 def _fitted(
-    name: str, cls: type[Conditioner], config: BaseModel, labels: Sequence[Mapping[str, Any]]
+    name: str, cls: type[Conditioner], config: BaseModel, labels: Iterable[Mapping[str, Any]]
 ) -> registry.PluginRecord:
     """The record of a conditioner whose vocabularies know these labels."""
     with registry.blaming(cls, "be fitted to the labels of the corpus"):
@@ -244,7 +284,7 @@ def check_columns(names: Sequence[str], corpus: Corpus) -> None:
                 )
 
 
-def check_lyrics(names: Sequence[str], labels: Sequence[Mapping[str, Any]], folder: Path) -> None:
+def check_lyrics(names: Sequence[str], labels: Iterable[Mapping[str, Any]], folder: Path) -> None:
     """Refuse to learn how lyrics are sung from music without any.
 
     Raises:
@@ -281,7 +321,7 @@ def own_attention_record(name: str, settings: Mapping[str, Any]) -> registry.Plu
 
 
 def grown_config(
-    init: Path | str, corpus: Corpus, labels: Sequence[Mapping[str, Any]]
+    init: Path | str, corpus: Corpus, labels: Iterable[Mapping[str, Any]]
 ) -> PriorConfig:
     """The config of a prior with its vocabularies grown by the labels of a corpus.
 

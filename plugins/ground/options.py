@@ -5,7 +5,9 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 # What may differ between two runs of one training without making it another training.
-FREE = {"steps", "save_every", "evaluate_every", "log_every", "workers", "device", "dry_run"}
+FREE = {
+    *("steps", "save_every", "evaluate_every", "log_every", "workers", "device", "shard", "dry_run")
+}
 
 
 class TrainingOptions(BaseModel):
@@ -32,4 +34,9 @@ class TrainingOptions(BaseModel):
     save_every: int = Field(500, ge=1, description="steps between two resumable states")
     evaluate_every: int = Field(500, ge=1, description="steps between two evaluations")
     log_every: int = Field(10, ge=1, description="steps between two entries of metrics.jsonl")
+    shard: bool = Field(
+        False,
+        description="of several processes each holds only its part of weights, gradients and "
+        "optimiser state (FSDP2)",
+    )
     dry_run: bool = Field(False, description="say what it would cost, then stop")

@@ -20,14 +20,17 @@ class Progress:
         what: the work, in the present participle ("tokenizing").
         unit: what is counted ("files").
         done: how many were there before this run.
+        quiet: count, but show nothing.
     """
 
-    def __init__(self, total: int | None, what: str, unit: str, done: int = 0) -> None:
-        self.total, self.what, self.unit = total, what, unit
+    def __init__(
+        self, total: int | None, what: str, unit: str, done: int = 0, quiet: bool = False
+    ) -> None:
+        self.total, self.what, self.unit, self.quiet = total, what, unit, quiet
         self.done = self._first = done
         self._figures = ""
         self._started = self._printed = time.monotonic()
-        self._bar = self._rich() if sys.stderr.isatty() else None
+        self._bar = self._rich() if sys.stderr.isatty() and not quiet else None
 
     def _rich(self):  # type: ignore[no-untyped-def]  # rich is slow to import where it is not shown
         from rich.console import Console
@@ -87,6 +90,8 @@ class Progress:
         return (self.done - self._first) / max(time.monotonic() - self._started, 1e-9)
 
     def _line(self) -> None:
+        if self.quiet:
+            return
         self._printed = time.monotonic()
         of, left = "", ""
         if self.total is not None:

@@ -1,31 +1,36 @@
 """The training loop: AdamW, warm-up, accumulation, clipping, weight averages, exact resumption.
 
-It knows neither audio nor codes: a `Task` brings module, items and loss. Everything random in a
-step is a function of (seed, step), so a resumed run needs no generator's state and ends with the
-same bytes as an undisturbed one.
+It knows neither audio nor codes: a `Task` brings module, items and loss; nor how processes share
+the work, which is `plugins.ground.processes`'s. Everything random in a step is a function of (seed,
+step, process), so a resumed run needs no generator's state and ends with the same bytes as an
+undisturbed one.
 """
 
+import contextlib
 import json
 import math
+import os
+import signal
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader, Dataset
+from torch.distributed.tensor import DTensor
 
+from plugins.ground.average import Average
 from plugins.ground.device import pick_device
 from plugins.ground.errors import InputError
-from plugins.ground.files import claim_folder, published, read_json, write_json
+from plugins.ground.files import FolderLock, claim_folder, published, read_json, write_json
+from plugins.ground.loading import Batch, batches_of
 from plugins.ground.options import FREE, TrainingOptions
+from plugins.ground.processes import Team, load_parts, part_of
 from plugins.ground.progress import Progress
 
 RUN, STATE, METRICS = "training.json", "state.pt", "metrics.jsonl"
-Batch = dict[str, Tensor]
 
 
 class Task(ABC):
@@ -36,6 +41,18 @@ class Task(ABC):
     def prepare(self) -> None:
         """Look at the data, once: before the first step of a run that is not resumed."""
         return
+
+    def blocks(self) -> Iterable[nn.Module]:
+        """Parts of the module to be put together one at a time where processes hold parts."""
+        return ()
+
+    def count(self, batch: Batch) -> Tensor | None:
+        """How much a mean over this batch divides by, [] float; None: batches all count the same.
+
+        Passes and processes may see parts of one batch that count differently; each is then given
+        the mean over all of them as "count", so that their losses have the whole batch's mean.
+        """
+        return None
 
     @abstractmethod
     def item(self, index: int) -> Mapping[str, Tensor]:
@@ -52,27 +69,6 @@ class Task(ABC):
     @abstractmethod
     def save(self, module: nn.Module, folder: Path) -> None:
         """Publish a model folder for use."""
-
-
-class _Items(Dataset[Mapping[str, Tensor]]):
-    def __init__(self, task: Task) -> None:
-        self.task = task
-
-    def __getitem__(self, index: int) -> Mapping[str, Tensor]:
-        return self.task.item(index)
-
-
-class _Passes:
-    """Indices of the items of each pass, made when they are needed."""
-
-    def __init__(self, starts: range, size: int) -> None:
-        self.starts, self.size = starts, size
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return ([*range(start, start + self.size)] for start in self.starts)
 
 
 class _Step(nn.Module):
@@ -98,83 +94,104 @@ def train(task: Task, options: TrainingOptions, out: Path, settings: Mapping[str
         settings: JSON of everything that makes this the same training when it is resumed.
 
     Raises:
-        InputError: `out` holds something else or another training, the batch can't be split, or
-            the loss is no longer finite.
+        InputError: `out` holds something else or another training, or another process writes to
+            it; the batch can't be split; the loss is no longer finite; another process of this
+            training is gone.
     """
-    accelerator = _accelerator(options, out)
-    size = options.accumulate * accelerator.num_processes
-    if options.batch_size % size:
+    team = Team(options, out)
+    if options.batch_size % (options.accumulate * team.size):
         raise InputError(
             f"--batch-size {options.batch_size} can't be split into {options.accumulate} passes "
-            f"on {accelerator.num_processes} processes"
+            f"on {team.size} processes"
         )
-    _claim(out, settings)
-    run = _Run(task, options, out, accelerator)
-    run.resume()
-    if run.step < options.steps:
-        accelerator.init_trackers("tensorboard")
-        run.go()
-        accelerator.end_training()
+    # The first process alone writes, so it alone keeps others out.
+    with team.reporting_losses(), FolderLock(out) if team.main else contextlib.nullcontext():
+        with team.accelerator.main_process_first():
+            if team.main:
+                _claim(out, settings)
+        run = _Run(task, options, out, team)
+        run.resume()
+        if run.step < options.steps:
+            team.accelerator.init_trackers("tensorboard")
+            run.go()
+            team.accelerator.end_training()
 
 
 class _Run:
     """One training in progress: module, average, optimiser, step."""
 
-    def __init__(
-        self, task: Task, options: TrainingOptions, out: Path, accelerator: Accelerator
-    ) -> None:
-        self.task, self.options, self.out, self.accelerator = task, options, out, accelerator
+    def __init__(self, task: Task, options: TrainingOptions, out: Path, team: Team) -> None:
+        self.task, self.options, self.out, self.team = task, options, out, team
         self.step = 0
-        task.module.to(accelerator.device)
-        self.average = AveragedModel(task.module, avg_fn=self._averaged)
-        optimizer = torch.optim.AdamW(
+        task.module.to(team.device)
+        whole = _Step(task)
+        team.shard(whole, task.module, task.blocks())
+        self.average = Average(task.module)
+        self.optimizer = torch.optim.AdamW(
             _parameter_groups(task.module, options.weight_decay),
             lr=options.learning_rate,
             betas=(0.9, options.beta2),
             fused=True,
         )
-        self.stepper, self.optimizer = accelerator.prepare(_Step(task), optimizer)
-
-    def _averaged(self, average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-        """Young averages forget faster, so that the initial weights leave no trace."""
-        decay = min(self.options.ema_decay, (1 + self.step) / (10 + self.step))
-        return average.lerp(current, 1 - decay)
+        self.stepper = team.wrap(whole)
 
     def go(self) -> None:
         options = self.options
-        batches = self._batches()
-        with Progress(options.steps, "training", "steps", self.step) as bar:
+        batches = batches_of(
+            self.task.item,
+            (self.step, options.steps),
+            options.batch_size,
+            options.accumulate,
+            options.workers,
+            (self.team.rank, self.team.size),
+        )
+        with _stop_signal() as stop, self._progress() as bar:
             while self.step < options.steps:
                 figures = self._one_step(batches)
                 self.step += 1
                 last = self.step == options.steps
                 shown: dict[str, float] = {}
+                stopping = self.team.size == 1 and stop()
                 if last or self.step % options.log_every == 0:
-                    shown = {name: value.item() for name, value in figures.items()}
+                    means = self.team.mean({**figures, "stop": torch.tensor(float(stop()))})
+                    stopping = bool(means.pop("stop"))  # some process was told to
+                    shown = {name: value.item() for name, value in means.items()}
                     self._log(shown)
                 if last or self.step % options.evaluate_every == 0:
                     self._evaluate()
-                if last or self.step % options.save_every == 0:
+                if last or stopping or self.step % options.save_every == 0:
                     self.save()
                 bar.advance(1, **({"loss": shown["loss"]} if shown else {}))
+                if stopping and not last:
+                    _stop_as_told(self.step)
+
+    def _progress(self) -> Progress:
+        of = f" on {self.team.size} processes" if self.team.size > 1 else ""
+        return Progress(
+            self.options.steps, f"training{of}", "steps", self.step, quiet=not self.team.main
+        )
 
     def _one_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        options, accelerator = self.options, self.accelerator
-        torch.manual_seed(options.seed * 1_000_003 + self.step)
+        """One step of the optimiser; this process's figures of it."""
+        options, team = self.options, self.team
+        # Processes draw apart from one another; what they must agree on they tell one another.
+        torch.manual_seed((options.seed * 1_000_003 + self.step) + (team.rank << 48))
         rate = options.learning_rate * schedule(self.step, options)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.stepper.train()
         total: dict[str, Tensor] = {}
-        for _ in range(options.accumulate):
-            batch = {name: t.to(accelerator.device) for name, t in next(batches).items()}
-            with accelerator.autocast():
-                loss, figures = self.stepper(batch)
-            accelerator.backward(loss / options.accumulate)
+        passes = self._counted([next(batches) for _ in range(options.accumulate)])
+        for number, batch in enumerate(passes):
+            with team.gradients(self.stepper, number == len(passes) - 1):
+                with team.accelerator.autocast():
+                    loss, figures = self.stepper(batch)
+                team.accelerator.backward(loss / options.accumulate)
             for name, value in {"loss": loss, **figures}.items():
                 part = value.detach().float() / options.accumulate
                 total[name] = total[name] + part if name in total else part
-        norm = accelerator.clip_grad_norm_(self.stepper.parameters(), options.clip_norm)
+        norm = team.accelerator.clip_grad_norm_(self.stepper.parameters(), options.clip_norm)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if not (torch.isfinite(total["loss"]) and torch.isfinite(norm)):
             raise InputError(
                 f"the loss or its gradient is no longer finite at step {self.step}: train into "
@@ -182,46 +199,53 @@ class _Run:
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.average.update_parameters(self.task.module)
+        # Young averages forget faster, so that the initial weights leave no trace.
+        self.average.update(min(options.ema_decay, (1 + self.step) / (10 + self.step)))
         return {**total, "gradient_norm": norm, "learning_rate": torch.tensor(rate)}
 
-    def _batches(self) -> Iterator[Batch]:
-        """Items in order of their index; each process takes its share of every pass."""
-        options, accelerator = self.options, self.accelerator
-        share = options.batch_size // options.accumulate // accelerator.num_processes
-        first = (self.step * options.batch_size) + accelerator.process_index * share
-        last = options.steps * options.batch_size
-        passes = _Passes(range(first, last, share * accelerator.num_processes), share)
-        loader = DataLoader(_Items(self.task), batch_sampler=passes, num_workers=options.workers)
-        # Begun here, since it draws from the generator that each step seeds anew.
-        return _with_plain_errors(iter(loader))
+    def _counted(self, passes: list[Batch]) -> list[Batch]:
+        """Batches on the device, each with what its means divide by, if that is not the same."""
+        device = self.team.device
+        passes = [{name: t.to(device) for name, t in batch.items()} for batch in passes]
+        counts = [self.task.count(batch) for batch in passes]
+        known = [count for count in counts if count is not None]
+        if len(known) < len(counts) or self.team.size * len(passes) == 1:
+            return passes
+        mean = self.team.mean({"count": torch.stack(known).mean()})["count"]
+        return [{**batch, "count": mean} for batch in passes]
 
     def _evaluate(self) -> None:
-        self.average.eval()
-        with torch.no_grad():
-            figures = self.task.evaluate(self.average.module)
+        """On every process alike, since each may hold a part of the weights only."""
+        with (
+            self.average.in_place() as module,
+            self.team.together(self.stepper),
+            torch.no_grad(),
+        ):
+            figures = self.task.evaluate(module)
         self._log({f"validation/{name}": value for name, value in figures.items()})
 
     def _log(self, figures: dict[str, float]) -> None:
-        if figures and self.accelerator.is_main_process:
-            self.accelerator.log(figures, step=self.step)
+        if figures and self.team.main:
+            self.team.accelerator.log(figures, step=self.step)
             with open(self.out / METRICS, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": self.step, **figures}) + "\n")
 
     def save(self) -> None:
         """Publish the model, then the state, in one file so that its parts always fit together."""
-        if not self.accelerator.is_main_process:
-            return
-        self.publish()
-        state = {
+        with self.average.in_place() as module:
+            whole = self.team.whole_module(module)
+            if self.team.main:
+                self.task.save(whole, self.out)
+        state = self.team.whole({
             "step": self.step,
             "module": self.task.module.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-        }
-        # Into an open file, since torch's own writer does not say why it can't write.
-        with published(self.out / STATE) as partial, open(partial, "wb") as file:
-            torch.save(state, file)
+        })  # fmt: skip
+        if self.team.main:
+            # Into an open file, since torch's own writer does not say why it can't write.
+            with published(self.out / STATE) as partial, open(partial, "wb") as file:
+                torch.save(state, file)
 
     def resume(self) -> None:
         path = self.out / STATE
@@ -229,32 +253,21 @@ class _Run:
             self._load(path)
         else:
             self.task.prepare()
-        if self.accelerator.is_main_process:
+        if self.team.main:
             _cut_metrics(self.out / METRICS, self.step)
 
     def _load(self, path: Path) -> None:
         try:
-            state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
-            self.task.module.load_state_dict(state["module"])
-            self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            load_parts(self.task.module, self.optimizer, (state["module"], state["optimizer"]))
+            own = self.average.state_dict()
+            parts = {name: part_of(state["average"][name], own[name]) for name in own}
+            self.average.load_state_dict(parts)
             self.step = state["step"]
         except Exception as error:  # torch raises many types on damaged files
             raise InputError(
                 f"can't resume from {path}: {str(error).splitlines()[0]}; remove it to start again"
             ) from error
-
-    def publish(self) -> None:
-        self.task.save(self.average.module.eval(), self.out)
-
-
-def _with_plain_errors(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """An error of a process that prepares batches comes with its traceback: take it off."""
-    try:
-        yield from batches
-    except InputError as error:
-        name = f"{InputError.__module__}.{InputError.__qualname__}: "
-        raise InputError(str(error).splitlines()[-1].removeprefix(name)) from error
 
 
 def schedule(step: int, options: TrainingOptions) -> float:
@@ -299,23 +312,6 @@ def training_device(options: TrainingOptions) -> torch.device:
     return pick_device(options.device)
 
 
-def bfloat16(options: TrainingOptions) -> bool:
-    """Whether it computes in bfloat16."""
-    if options.precision == "auto":
-        cuda = training_device(options).type == "cuda"
-        return cuda and torch.cuda.is_bf16_supported()
-    return options.precision == "bfloat16"
-
-
-def _accelerator(options: TrainingOptions, out: Path) -> Accelerator:
-    return Accelerator(
-        cpu=options.device == "cpu",
-        mixed_precision="bf16" if bfloat16(options) else "no",
-        log_with="tensorboard",
-        project_dir=out,
-    )
-
-
 def _claim(out: Path, settings: Mapping[str, Any]) -> None:
     """Refuse a folder that holds another training than this one."""
     claim_folder(out, RUN, "a training of this kind")
@@ -332,6 +328,28 @@ def _claim(out: Path, settings: Mapping[str, Any]) -> None:
             f"{out} holds a training with {name} {theirs.get(name)!r}, not {ours.get(name)!r}: "
             "give the same options to go on, or choose another --out"
         )
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM came meanwhile, as from a cluster that wants its machine back."""
+    came: list[int] = []
+    try:
+        before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    except ValueError:  # only a main thread may listen
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop_as_told(step: int) -> None:
+    """End as SIGTERM would have ended it, now that everything is saved."""
+    print(f"stopped by SIGTERM at step {step}: the same command goes on there", file=sys.stderr)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _cut_metrics(path: Path, step: int) -> None:
