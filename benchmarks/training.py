@@ -124,20 +124,24 @@ class Training(Benchmark):
         return prior
 
     def _step(self, prior: Prior, kind: Kind, device: torch.device) -> Callable[[], None]:
-        optimizer = torch.optim.AdamW(prior.parameters(), lr=1e-4, fused=True)
         codes = torch.randint(VOCABULARY, (self.batch, prior.config.context), device=device)
-        loss = _plain_loss if kind.plain else Prior.loss
-        half = self.precision == "bfloat16"
+        return training_step(prior, kind, codes, half=self.precision == "bfloat16")
 
-        def step() -> None:
-            with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                surprise = loss(prior, codes)
-            surprise.backward()
-            torch.nn.utils.clip_grad_norm_(prior.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
 
-        return step
+def training_step(prior: Prior, kind: Kind, codes: Tensor, *, half: bool) -> Callable[[], None]:
+    """A step on codes [B, T]: loss, gradients, clipping, AdamW; `half`: under autocast."""
+    optimizer = torch.optim.AdamW(prior.parameters(), lr=1e-4, fused=True)
+    loss = _plain_loss if kind.plain else Prior.loss
+
+    def step() -> None:
+        with torch.autocast(codes.device.type, torch.bfloat16, enabled=half):
+            surprise = loss(prior, codes)
+        surprise.backward()
+        torch.nn.utils.clip_grad_norm_(prior.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
 
 
 def _plain_loss(prior: Prior, codes: Tensor) -> Tensor:

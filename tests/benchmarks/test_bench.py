@@ -85,6 +85,23 @@ def test_sampling_counts_codes_that_are_those_of_plain_steps(tmp_path):
     check_shown(tmp_path / "sampling.png")
 
 
+def test_scale_measures_three_sizes_and_plans_from_them(tmp_path):
+    run("scale", tmp_path, "--page", str(tmp_path / "scaling.md"))
+    rows = read_rows(tmp_path / "scale.csv")
+    for task in ("tokenize", "train", "sample"):
+        sizes = [float(row["size"]) for row in rows if row["what"] == task]
+        assert len(sizes) == 3
+        assert sizes == sorted(sizes)
+    assert all(float(row["seconds"]) > 0 and float(row["memory_mib"]) > 0 for row in rows)
+    top, *_, finest = read_rows(tmp_path / "plan.csv")
+    assert float(finest["codes"]) == 16 * float(top["codes"])  # hops 8 and 128
+    assert float(top["codes"]) == pytest.approx(1.2e6 * 240 * 44100 / 128)
+    page = (tmp_path / "scaling.md").read_text("utf-8")
+    assert "torchrun" in page
+    assert f"{float(top['hours_512']):.1f}" in page
+    assert (tmp_path / "scaling-growth.png").read_bytes().startswith(PNG)
+
+
 def test_growth_changes_one_thing_at_a_time(tmp_path):
     run("growth", tmp_path)
     rows = read_rows(tmp_path / "growth.csv")
