@@ -1,6 +1,7 @@
 """`python -m codec.tokenize`: audio files into a token corpus."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
@@ -24,10 +25,14 @@ class Tokenize(Command):
     codec: Path | None = Field(None, description="folder of the codec")
     model: Path | None = Field(None, description="model folder, to take its codec")
     out: Path = Field(description="folder for the token corpus")
-    workers: int = Field(1, ge=1, description="processes, one core each")
+    workers: int = Field(1, ge=1, description="processes or actors, one core each")
     shard_tracks: int = Field(64, ge=1, description="files for each shard of the corpus")
     device: str = Field("cpu", description="auto, cpu, cuda or mps")
-    engine: EngineName = Field("auto", description="how to compute: auto, eager or native")
+    engine: Literal[EngineName, "ray"] = Field(
+        "auto",
+        description="how to compute: auto, eager or native; or ray, actors on the cluster of "
+        "RAY_ADDRESS (or on this machine), each as auto",
+    )
 
     def cli_cmd(self) -> None:
         """Tokenize."""

@@ -1,7 +1,7 @@
 """How audio files become a token corpus: which files are coded, and what is kept when.
 
-It knows files, codecs and corpora, not networks; who codes is `codec.workers`'s. Shapes:
-N codes of a stream.
+It knows files, codecs and corpora, not networks; who codes is `codec.workers`'s, or on a cluster
+`codec.cluster`'s. Shapes: N codes of a stream.
 """
 
 import itertools
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from codec import cluster
 from codec.audio import BLOCK, AudioError, read_blocks
 from codec.base import Codec
 from codec.checkpoint import load_codec
@@ -53,10 +54,11 @@ def tokenize_files(
         audio: files, folders or globs.
         codec_folder: of the codec.
         out: folder for the corpus.
-        workers: processes; 1 works in this one.
+        workers: processes; 1 works in this one. Of engine "ray", actors.
         shard_tracks: files, skipped ones included, that make one shard; a kill costs at most that.
         device: "cpu", "cuda" or "mps", or "auto" for the accelerator, if any.
-        engine: "auto" for the fastest that can serve, "eager" for PyTorch, "native" for C++.
+        engine: "auto" for the fastest that can serve, "eager" for PyTorch, "native" for C++;
+            "ray" for actors on a Ray cluster, each with "auto".
 
     Returns:
         The corpus, with what could not be used in `skipped`.
@@ -64,9 +66,12 @@ def tokenize_files(
     Raises:
         InputError: no audio, no codec, malformed metadata, a folder that holds something else, or
             not one file that could be used; a worker that died (names the files it may have been
-            reading).
+            reading); no Ray, or no cluster.
     """
     sources = find_sources(audio)
+    hands = workforce
+    if engine == "ray":
+        hands, engine = cluster.workforce, "auto"
     codec = load_codec(codec_folder, pick_device(device), engine)
     columns = column_types([*(source.metadata for source in sources), _column_of_tags(sources)])
     writer = CorpusWriter(out, codec.spec, SETTINGS, columns)
@@ -77,7 +82,7 @@ def tokenize_files(
     try:
         with (
             Progress(len(sources), what="tokenizing", unit="files", done=done) as bar,
-            workforce(try_file, codec, codec_folder, (device, engine), workers) as code,
+            hands(try_file, codec, codec_folder, (device, engine), workers) as code,
         ):
             results = code(pending)
             for _ in range(0, len(pending), shard_tracks):

@@ -7,7 +7,7 @@ import pytest
 
 from plugins import registry
 
-HEAVY = ("torch", "datasets", "pyarrow", "soundfile", "accelerate", "matplotlib")
+HEAVY = ("torch", "datasets", "pyarrow", "soundfile", "accelerate", "matplotlib", "ray")
 COMMANDS = registry.plugins(registry.COMMANDS)
 
 
