@@ -19,6 +19,7 @@ from codec.base import Codec
 from codec.checkpoint import load_codec
 from codec.corpus import Corpus
 from codec.rows import CODES, Row
+from codec.text import is_utf8
 from codec.tokens import TokenSpec
 from plugins.ground.device import pick_device
 from plugins.ground.errors import InputError
@@ -196,7 +197,9 @@ def _load(out: Path) -> dict[str, Decoded]:
         record = {name: Decoded.model_validate(entry) for name, entry in content.items()}
     except (ValidationError, AttributeError) as error:
         raise InputError(f"{path} is damaged: choose another folder for the audio") from error
-    if any(Path(entry.file).name != entry.file for entry in record.values()):
+    if not is_utf8(content):
+        raise InputError(f"{path} is damaged: choose another folder for the audio")
+    if any(Path(entry.file).name != entry.file or "\0" in entry.file for entry in record.values()):
         raise InputError(f"{path} names files outside of its folder: choose another folder")
     return record
 

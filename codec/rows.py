@@ -18,6 +18,12 @@ from plugins.ground.errors import InputError
 FORMAT = 1
 CODES_PER_GROUP = 1 << 20
 ROWS_PER_GROUP = 1024
+TEXT_PER_GROUP = 1 << 26
+"""A row group ends with the row that reaches one of these: codes, rows, characters."""
+CODES_PER_TRACK = 1 << 29
+"""The most that a row may hold, in all streams: 20 hours in the three published ones."""
+LARGEST_TEXT = 1 << 30
+"""Bytes of a row group beside its codes."""
 LABELS = ("artist", "genre", "title", "lyrics")
 TEXTS = ("id", "path", "audio_sha256", *LABELS)
 CODES = "codes_"
@@ -44,7 +50,7 @@ class Shard(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    file: str = Field(pattern=r"^[^/\\]+\.parquet$")
+    file: str = Field(pattern=r"^[^/\\\x00]+\.parquet$")
     rows: int = Field(ge=1)
     sha256: str
     content: str = ""
@@ -132,16 +138,25 @@ def batches(
     """Rows as Arrow batches, a row group of Parquet each; holds one at a time.
 
     Raises:
-        InputError: a row has no id, codes outside of their codebook, or a column that is unknown.
+        InputError: a row has no id, codes outside of their codebook, too many of them, or a column
+            that is unknown.
     """
     held: list[Mapping[str, Any]] = []
-    codes = 0
+    codes = text = 0
     for row in rows:
         held.append(row)
-        codes += sum(len(row.get(CODES + stream.name, ())) for stream in spec.streams)
-        if codes >= CODES_PER_GROUP or len(held) >= ROWS_PER_GROUP:
+        own = sum(len(row.get(CODES + stream.name, ())) for stream in spec.streams)
+        if own > CODES_PER_TRACK:
+            raise InputError(
+                f"track {row.get('id')!r} has {own:,} codes, but a track may have "
+                f"{CODES_PER_TRACK:,}: cut it into parts"
+            )
+        codes += own
+        text += sum(len(value) for value in row.values() if isinstance(value, str))
+        full = codes >= CODES_PER_GROUP or text >= TEXT_PER_GROUP
+        if full or len(held) >= ROWS_PER_GROUP:
             yield _batch(held, spec, columns)
-            held, codes = [], 0
+            held, codes, text = [], 0, 0
     if held:
         yield _batch(held, spec, columns)
 
@@ -200,9 +215,7 @@ def _words(values: list[Any], rows: list[Mapping[str, Any]]) -> pa.Array:
         raise InputError(
             f"words of {ids} or a track after them are no list of start, end (seconds) and text"
         ) from error
-    times = [made.flatten().field(edge).to_numpy(zero_copy_only=False) for edge in ("start", "end")]
-    strange = np.flatnonzero(~np.isfinite(times).all(0))
-    if strange.size:
+    if (strange := _strange_times(made)).size:
         number = made.value_parent_indices()[int(strange[0])].as_py()
         raise InputError(
             f"track {rows[number]['id']!r} has a word whose start or end is no finite number"
@@ -230,6 +243,53 @@ def _cast(value: Any, name: str, kind: ColumnType) -> Any:
     if found != kind and (found, kind) != ("int64", "double"):
         raise InputError(f"column {name!r} holds {kind}, but a track has {value!r} in it")
     return float(value) if kind == "double" else value
+
+
+def check_rows(batch: pa.RecordBatch, spec: TokenSpec) -> None:
+    """Refuse what no writer writes, so that nobody who reads rows has to ask.
+
+    Args:
+        batch: of any of a corpus's columns, in their types.
+        spec: of the corpus.
+
+    Raises:
+        ValueError: says which column holds what (ArrowInvalid where Arrow's own rules are broken).
+    """
+    batch.validate(full=True)  # offsets, and that text is UTF-8
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        own = name in TEXTS or name in ("num_samples", "words") or name.startswith(CODES)
+        if own and _lacks_values(column):
+            raise ValueError(f"column {name} lacks values")
+        if name.startswith(CODES):
+            codes = column.flatten().to_numpy()
+            vocab_size = spec.stream(name.removeprefix(CODES)).vocab_size
+            if codes.size and codes.max() >= vocab_size:
+                raise ValueError(f"column {name} leaves its codebook of {vocab_size}")
+        elif name == "words":
+            strange = _strange_times(column)
+            if strange.size:
+                raise ValueError("words have starts or ends that are no finite numbers")
+        elif name == "num_samples" and len(column) and column.to_numpy().min() < 0:
+            raise ValueError("num_samples is negative")
+        elif name == "id" and "" in column.to_pylist():
+            raise ValueError("a track has no id")
+
+
+def _lacks_values(column: pa.Array) -> bool:
+    """Whether there is a null anywhere in it."""
+    if column.null_count:
+        return True
+    if pa.types.is_list(column.type):
+        return _lacks_values(column.flatten())
+    return pa.types.is_struct(column.type) and any(map(_lacks_values, column.flatten()))
+
+
+def _strange_times(words: pa.Array) -> np.ndarray:
+    """Numbers of the words, counted through all rows, whose start or end is not finite."""
+    times = [
+        words.flatten().field(edge).to_numpy(zero_copy_only=False) for edge in ("start", "end")
+    ]
+    return np.flatnonzero(~np.isfinite(times).all(0))
 
 
 def read_row(batch: pa.RecordBatch, number: int, codes: bool = True) -> Row:

@@ -26,6 +26,7 @@ from codec.rows import (
     check_rows,
     schema,
 )
+from codec.text import is_utf8
 from plugins.ground.errors import InputError, first_problem
 from plugins.ground.files import PARTIAL, read_json
 
@@ -53,6 +54,8 @@ def read_manifest(folder: Path | str) -> Manifest:
         raise InputError(
             f"{folder} has corpus format {version}, newer than {FORMAT}: update jukebox-toolkit"
         )
+    if not is_utf8(content):
+        raise InputError(f"{path} is damaged: it holds text that is none; restore it")
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
@@ -157,7 +160,10 @@ class Shards:
         if not file.schema_arrow.equals(schema(self.manifest.spec, self.manifest.columns)):
             raise damaged(where, f"it has other columns than {MANIFEST} says")
         size = 0
-        for group in groups:
+        for place, group in enumerate(groups):
+            # Makes readers of all columns, and reads nothing. It complains of a malformed footer;
+            # asking for a column's figures would end the process.
+            next(file.reader.iter_batches(0, [place], use_threads=False), None)
             codes, text = _contents(group)
             # Few bytes may stand for very many codes: what writers never write is not unpacked.
             most = codes <= CODES_PER_TRACK + CODES_PER_GROUP and text <= LARGEST_TEXT

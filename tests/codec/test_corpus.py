@@ -332,9 +332,12 @@ BROKEN: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda c: c.update(format=2), "corpus format 2, newer than 1: update"),
     (lambda c: c.pop("format"), "no format version"),
     (lambda c: c.pop("spec"), r"corpus.json is damaged: spec"),
-    (lambda c: c["shards"][1].update(rows=2), r"tracks-00001\S+ has 1 rows, but .* says 2"),
+    (
+        lambda c: c["shards"][1].update(rows=2),
+        r"tracks-00001\S+ is .*it has 1 rows, .*says 2",
+    ),
     (lambda c: c["shards"][0].update(file="../x.parquet"), "corpus.json is damaged: shards.0.file"),
-    (lambda c: c.update(columns={"bpm": "int64"}), r"tracks-00000\S+ has other columns"),
+    (lambda c: c.update(columns={"bpm": "int64"}), r"tracks-00000\S+ is .*other columns"),
     (lambda c: c["shards"].append(c["shards"][0]), "two tracks of id 'a'"),
 ]
 
@@ -369,7 +372,7 @@ def test_bytes_that_changed_are_found(written: Path) -> None:
     content = bytearray(shard.read_bytes())
     content[200] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(InputError, match=rf"{shard} is damaged: its sha256"):
+    with pytest.raises(InputError, match=rf"shard {shard} is damaged"):
         corpus.verify()
 
 
