@@ -261,7 +261,10 @@ def _seek(file: soundfile.SoundFile, first: int, rate: int) -> int:
         try:
             file.seek(periods * period)
         except soundfile.LibsndfileError:  # the header claims more than there is
-            file.seek(0)
+            try:
+                file.seek(0)
+            except soundfile.LibsndfileError as error:
+                raise AudioError(file.name, f"damaged ({_words(error)})") from error
             return first
     return first - periods * produced
 

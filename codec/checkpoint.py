@@ -58,12 +58,27 @@ def load_codec(
     except ValidationError as error:
         raise InputError(f"{Path(folder) / saved.CONFIG} does not say which codec it is") from error
     cls, settings = registry.restore(registry.CODECS, record)
+    _check_size(cls, settings, folder)
     codec = build_codec(cls, settings)
     saved.fill(codec, saved.load_weights(folder), folder)
     codec.spec = _fingerprinted(codec)
     codec = codec.to(device).eval()
     codec.use_engine(engine)
     return codec
+
+
+def _check_size(cls: Any, config: BaseModel, folder: Path | str) -> None:
+    """Refuse a config that does not fit the weights before anything of its size is made.
+
+    Raises:
+        InputError: names the weights that are missing, left over or of another shape.
+    """
+    try:
+        with torch.device("meta"):
+            outline = cls(config)
+    except Exception:  # some can only be built in earnest
+        return
+    saved.check_fit(outline, folder)
 
 
 def build_codec(cls: Any, config: BaseModel) -> Codec:

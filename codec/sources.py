@@ -234,7 +234,7 @@ def _by_file(path: Path, read: Any) -> Rows:
                 name = row.pop(FILE_NAME, None)
                 if not isinstance(name, str) or not name:
                     raise InputError(f"{path} line {number}: {FILE_NAME} is missing")
-                rows[_key(name)] = {k: v for k, v in row.items() if v is not None}
+                rows[_key(name)] = {utf8(k): v for k, v in row.items() if v is not None}
     except OSError as error:
         raise InputError(f"can't read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -253,7 +253,7 @@ def _read_jsonl(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[st
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path} line {number}: not JSON ({error})") from error
         if not isinstance(row, dict):
             raise InputError(f"{path} line {number}: not a JSON object")

@@ -2,6 +2,7 @@
 
 import contextlib
 import resource
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,6 +15,10 @@ import torch
 from codec.checkpoint import save_codec
 from codec.config import VQVAEConfig
 from codec.vqvae import VQVAE
+
+# Hooks, which only work from here: a process that has others run the tests loads no other conftest.
+sys.path.insert(0, str(Path(__file__).parent / "faults"))
+from counting import pytest_configure, pytest_terminal_summary  # noqa: F401
 
 RATE = 2000
 # Packages of their own, whose tests run where they are installed (plugins/test_example_plugin.py).

@@ -31,6 +31,18 @@ from plugins.ground.errors import InputError
 BAD_INPUT = 2
 DISK_PROBLEMS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 """What is the machine's trouble and not a mistake in a program."""
+NO_MEMORY = re.compile("out of memory|not enough memory|(can't|cannot) allocate memory", re.I)
+"""How libraries say it in errors that are no MemoryError; torch does so."""
+LARGEST_CONFIG = 1 << 16
+"""Bytes; TOML takes very long over keys that go very deep."""
+SPARING = {
+    "batch_size": "a smaller --batch-size",
+    "accumulate": "a larger --accumulate",
+    "recompute": "--recompute",
+    "workers": "fewer --workers",
+    "dtype": "--dtype bfloat16",
+}
+"""What takes less memory, by option."""
 
 
 _ARGUMENTS: ContextVar[Sequence[str]] = ContextVar("arguments", default=())
@@ -93,19 +105,36 @@ class Command(BaseSettings):
             fail(_first_problem(error))
         except SettingsError as error:
             fail(_syntax(str(error)))
-        except OSError as error:
-            if error.errno not in DISK_PROBLEMS:
+        except (OSError, MemoryError, RuntimeError) as error:
+            if _is_no_memory(error):
+                fail(f"not enough memory ({_first_line(error)}): {cls._advice()}")
+            if not isinstance(error, OSError) or error.errno not in DISK_PROBLEMS:
                 raise
             fail(f"{error.filename or 'a file'}: {error.strerror}")
         except KeyboardInterrupt:
             sys.exit(130)
         sys.exit(0)
 
+    @classmethod
+    def _advice(cls) -> str:
+        """What may help where memory is too small."""
+        ways = [way for option, way in SPARING.items() if option in cls.model_fields]
+        return f"try {', '.join([*ways, 'ending other programs'])}, or a larger machine"
+
 
 def fail(message: str) -> NoReturn:
     """Print the one line that bad input gets, and end."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(BAD_INPUT)
+
+
+def _is_no_memory(error: Exception) -> bool:
+    """Whether memory ran out; libraries say so in types of their own, which are not imported."""
+    return isinstance(error, MemoryError) or bool(NO_MEMORY.search(str(error)))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _program() -> str:
@@ -126,11 +155,15 @@ def _config_on(argv: Sequence[str]) -> str | None:
 
 def _read_config(path: str | Path) -> dict[str, Any]:
     try:
+        if Path(path).stat().st_size > LARGEST_CONFIG:
+            raise InputError(f"config {path} is too large: it is to hold options, no data")
         text = Path(path).read_text("utf-8")
         content = json.loads(text) if str(path).endswith(".json") else _toml(text)
     except OSError as error:
         raise InputError(f"can't read config {path}: {error.strerror}") from error
-    except ValueError as error:
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise InputError(f"config {path} is malformed: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"config {path} must hold a table of options")

@@ -18,6 +18,8 @@ from plugins.ground.errors import InputError
 
 USUAL_PACE = 0.08
 """Seconds per character where the lines don't show it."""
+MOST_RETURNS = 1000
+"""Times ahead of one line."""
 SLOWEST = 2.0
 """A line ends once it was sung so many times slower than usual; what is left is a pause."""
 
@@ -25,13 +27,13 @@ TIME = r"\s*(\d{1,4}):(\d{1,2})(?:[.:,](\d{1,6}))?\s*"
 LINE_TAG = re.compile(rf"\[{TIME}\]\s*")
 WORD_TAG = re.compile(rf"[<\[]{TIME}[>\]]")
 OTHER_TAG = re.compile(r"\[\s*([^\s\d:<>\[\]][^:<>\[\]]*)?:(.*)\]")
-HEADER = re.compile(r"\[(?!\s*\d+:)[^\[\]]*[^\W\d_][^\[\]]*\]")
+HEADER = re.compile(r"\[(?!\s*\d+:)(?=[^\[\]]*[^\W\d_])[^\[\]]*\]")
 OFFSET = re.compile(r"([+-]?\d{1,9}(?:\.\d{0,9})?)\s*(?:ms)?", re.IGNORECASE)
 LIKE_A_TIME = re.compile(r"<\d+:[^<>\[\]]*>?|\[\d+:[\d:.,\s]*(?:\]|$)")
 """Inside of a line, where brackets may hold text too: `[5:30pm]`."""
 LIKE_A_TIME_AHEAD = re.compile(r"^\[\s*\d[^\]]*\]?")
 ANY_TIME = re.compile(r"[<\[]\s*\d+:[\d:.,\s]*[>\]]")
-HAS_TIMES = re.compile(rf"^\s*{WORD_TAG.pattern}|<{TIME}>", re.MULTILINE)
+HAS_TIMES = re.compile(rf"^[^\S\n]*{WORD_TAG.pattern}|<{TIME}>", re.MULTILINE)
 
 Pieces = tuple[tuple[float, str], ...]
 """From when on, in seconds, which part of a text is sung."""
@@ -78,6 +80,8 @@ def parse_lrc(text: str, name: str) -> list[Line]:
             while tag := LINE_TAG.match(rest):
                 starts.append(_seconds(tag))
                 rest = rest[tag.end() :]
+                if len(starts) > MOST_RETURNS:
+                    raise InputError(f"more than {MOST_RETURNS} times ahead of one line")
             if starts:
                 pieces = _pieces(rest, starts[0])
                 lines += [_line(start, pieces, start - starts[0]) for start in starts]

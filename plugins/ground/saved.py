@@ -248,7 +248,22 @@ def _opened(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt", device="cpu")
     except Exception as error:  # safetensors raises its own type, OSError or RuntimeError
-        raise InputError(f"can't read weights {path}: {error}") from error
+        raise InputError(
+            f"can't read weights {path}: {error}; restore the file, or make it again"
+        ) from error
+
+
+def check_fit(module: nn.Module, folder: Path | str) -> None:
+    """Compare names and shapes of a module with the weights in a folder, which are not read.
+
+    Args:
+        module: may be on the meta device.
+        folder: of the model.
+
+    Raises:
+        InputError: the file is missing or damaged, or does not fit the module.
+    """
+    _check_fit(module.state_dict(), tensor_shapes(folder), folder)
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], where: Path | str) -> None:

@@ -6,6 +6,7 @@ Nothing pickled is ever run. It knows no names of tensors and no meaning of hype
 import pickle
 import re
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,7 @@ def _read(path: Path, *, weights: bool = True) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch, on pickles of other versions
             if _is_zip(path):
+                _check_size(path)
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             elif weights:
                 content = torch.load(path, map_location="cpu", weights_only=True)
@@ -117,6 +119,16 @@ def _read(path: Path, *, weights: bool = True) -> dict[str, Any]:
             f"{path} is not a published checkpoint: it holds no 'model' with named weights"
         )
     return content
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a zip file that stands for more bytes than it has; torch stores them as they are."""
+    with zipfile.ZipFile(path) as file:
+        size = sum(entry.file_size for entry in file.infolist())
+    if size > path.stat().st_size:
+        raise InputError(
+            f"{path} unpacks to {size:,} bytes, more than it has: it was not made by torch.save"
+        )
 
 
 def _problem(error: Exception) -> str:

@@ -311,5 +311,8 @@ def below(folder: Path, name: str) -> Path | None:
     pure = PurePath(name)
     if not name or "\0" in name or pure.is_absolute() or pure.drive or ".." in pure.parts:
         return None
-    file = folder / pure
-    return file if file.is_file() else None
+    try:
+        file = folder / pure
+        return file if file.is_file() else None
+    except OSError:  # a name that no file can have
+        return None
