@@ -9,7 +9,7 @@ WORKERS ?= 2
 PROGRAMS := festival espeak-ng ffmpeg chromium
 PACKAGES := $(PROGRAMS) festvox-kallpc16k
 
-.PHONY: setup system demo test bench lint format build clean
+.PHONY: setup system demo test soak bench lint format build clean
 
 setup: $(VENV)/.installed
 
@@ -31,6 +31,12 @@ demo: setup
 test: setup
 	# One thread each: threads that wait for one another on busy cores cost more than they bring.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+# Everything that can go wrong, so many times as often as in `make test`: some hours.
+SOAK ?= 20
+soak: setup
+	JUKEBOX_SOAK=$(SOAK) OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest -n $(WORKERS) --timeout 36000 tests/faults
 
 # About 40 minutes on two cores that have nothing else to do; goes on where it was stopped.
 bench: setup

@@ -1,17 +1,13 @@
 """Bad input to the commands, as processes: one line, status 2, and nothing there is lost."""
 
-import os
-import resource
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from harness import contents, starter
 from safetensors.torch import load_file, save_file
 
 from codec.checkpoint import load_codec, save_codec
@@ -19,9 +15,6 @@ from codec.corpus import Corpus
 from codec.tokenizing import tokenize_files
 from plugins.ground.options import TrainingOptions
 from prior.training import train_prior
-
-LARGEST = 8_000
-"""Bytes of the largest file on the "full disk"."""
 
 
 @pytest.fixture(scope="module")
@@ -55,28 +48,6 @@ def home(tmp_path_factory: pytest.TempPathFactory, codec_folder: Path) -> Path:
     shutil.copy(folder / "one.wav", sung)
     (sung / "one.lrc").write_text("[ti:One]\n[00:01.00]la\nwithout a time\n")
     return folder
-
-
-def command(home: Path, line: str, full: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run a command line in the home folder, on a full disk if so wished."""
-
-    def fill() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST, LARGEST))
-
-    return subprocess.run(
-        [sys.executable, "-m", *line.split()],
-        cwd=home,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=fill if full else None,
-    )
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.mark.parametrize(
@@ -120,40 +91,16 @@ def contents(folder: Path) -> dict[Path, bytes]:
 )
 def test_one_line_and_status_2(home: Path, line: str, message: str) -> None:
     before = contents(home)
-    run = command(home, line)
-    errors = [said for said in run.stderr.splitlines() if said.startswith("error: ")]
-    assert run.returncode == 2, run.stderr
-    assert len(errors) == 1, run.stderr
-    assert message in errors[0]
-    assert "Traceback" not in run.stderr
+    assert message in starter().run(line.split(), home).error
     after = contents(home)
     assert {path: after.get(path) for path in before} == before
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "codec.train one.wav two.wav --out new --preset tiny --steps 2 --batch-size 2",
-        "prior.train tokens --out new --preset tiny --steps 2 --batch-size 2",
-        "codec.decode tokens --codec codec --out new",
-    ],
-)
-def test_a_full_disk(home: Path, tmp_path: Path, line: str) -> None:
-    before = contents(home)
-    run = command(home, line.replace("new", str(tmp_path / "new")), full=True)
-    assert run.returncode == 2, run.stderr
-    (said,) = [said for said in run.stderr.splitlines() if said.startswith("error: ")]
-    assert "can't write" in said
-    assert "Traceback" not in run.stderr
-    assert contents(home) == before
-    assert not list((tmp_path / "new").glob("*.safetensors"))
-    assert not list((tmp_path / "new").glob("*.wav"))
-
-
 def test_bad_files_in_a_folder_are_skipped_with_their_reasons(home: Path, tmp_path: Path) -> None:
-    run = command(home, f"codec.tokenize . --codec codec --out {tmp_path / 'new'}")
-    assert run.returncode == 0, run.stderr
+    words = ["codec.tokenize", ".", "--codec", "codec", "--out", tmp_path / "new"]
+    run = starter().run(words, home)
+    assert run.error == ""
     corpus = Corpus(tmp_path / "new")
     assert corpus.ids() == ["one.wav", "two.wav"]
     assert {s.path for s in corpus.skipped} == {"empty.wav", "notes.wav", "cut.flac"}
-    assert all(s.reason and s.reason in run.stdout for s in corpus.skipped)
+    assert all(s.reason and s.reason in run.out for s in corpus.skipped)

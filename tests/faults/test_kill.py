@@ -1,79 +1,63 @@
-"""SIGKILL at random moments: the same command again ends with the same bytes."""
+"""SIGKILL and SIGTERM at random moments: the same command again ends with the same bytes."""
 
-import sys
+import contextlib
+import os
+import random
+import signal
+import time
 from pathlib import Path
 
 import pytest
+from cases import Lab
+from harness import SOAK
 
-sys.path.insert(0, str(Path(__file__).parent))
-from harness import contents, run, run_with_kills
-
-MUSIC = Path(__file__).parents[2] / "examples" / "music"
-TINY_CODEC = ["--preset", "tiny", "--set", "width=8", "--set", "depth=1"]
-TINY_PRIOR = ["--preset", "tiny", "--set", "width=32", "--set", "depth=3", "--set", "heads=1",
-              "--set", "context=128", "--set", "blocks=8"]  # fmt: skip
-TRAINING = ["--batch-size", 2, "--save-every", 3, "--evaluate-every", 50, "--log-every", 1,
-            "--device", "cpu"]  # fmt: skip
-MODEL_FILES = ("model.safetensors", "config.json", "metrics.jsonl", "training.json")
-CORPUS_FILES = ("*.parquet", "corpus.json")
+KILLS = 5
+"""Of one command in one folder, one after the other."""
+KILLED = ("train a codec", "tokenize", "train a prior", "sample", "decode", "convert")
+WORKERS = ("--workers", "2")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A codec, tokens and two priors, each a few steps old."""
-    folder = tmp_path_factory.mktemp("model")
-    songs = sorted(MUSIC.glob("*.ogg"))[:3]
-    run(["codec.train", *songs, *TINY_CODEC, *TRAINING, "--steps", 6], folder / "codec")
-    run(["codec.tokenize", *songs, "--codec", folder / "codec"], folder / "tokens")
-    for stream in ("1", "0"):
-        words = ["prior.train", folder / "tokens", "--stream", stream, *TINY_PRIOR, *TRAINING]
-        run([*words, "--steps", 3], folder / f"prior_{stream}")
-    return folder
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("name", KILLED)
+def test_killed(lab: Lab, tmp_path: Path, name: str, number: signal.Signals) -> None:
+    rng = random.Random(f"{name} {number}")
+    out, cut, within = lab.begin(name, tmp_path / "0"), 0, lab.seconds(name)
+    while cut < KILLS * SOAK:
+        process = lab.start(name, out)
+        moment = rng.uniform(0, within)
+        if ended := process.wait(moment):  # it was done, so the next one begins anew
+            assert ended.error == ""
+            lab.check(name, out, 0)
+            out, within = lab.begin(name, out.with_name(f"{out.name}0")), 0.9 * within
+        else:
+            # 0: it was at its end.
+            assert process.kill(number).status in (-number, 0)
+            cut += 1
+    lab.finish(name, out, cut)
 
 
-def survives(tmp_path: Path, words: list[object], patterns: tuple[str, ...], seed: int) -> None:
-    """A run with kills ends with the files of a run without."""
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    work = run(words, whole)
-    cut = run_with_kills(words, broken, work, seed)
-    assert cut >= 3, f"only {cut} runs were cut off: make the work longer"
-    expected = contents(whole, *patterns)
-    assert expected
-    assert contents(broken, *patterns) == expected
-    left = {p.name for p in broken.rglob("*") if p.is_file()}
-    assert not [name for name in left if "partial" in name]
+def test_killed_with_its_workers(lab: Lab, tmp_path: Path) -> None:
+    rng, out = random.Random(0), tmp_path / "out"
+    for _ in range(SOAK):
+        for number in (signal.SIGKILL, signal.SIGTERM):
+            process = lab.start("tokenize", out, *WORKERS)
+            time.sleep(rng.uniform(0, 4))
+            assert process.kill(number).status in (-number, 0)
+    assert lab.run("tokenize", out, *WORKERS).error == ""
+    lab.check("tokenize", out, 2 * SOAK)
 
 
-def test_training_a_codec(tmp_path: Path) -> None:
-    songs = sorted(MUSIC.glob("*.ogg"))[:3]
-    held_out = ["--held-out", songs[0].name]
-    words = [
-        "codec.train",
-        *songs,
-        *TINY_CODEC,
-        *TRAINING,
-        *held_out,
-        "--clip-seconds",
-        0.2,
-        "--steps",
-        150,
-    ]
-    survives(tmp_path, words, MODEL_FILES, seed=1)
-
-
-def test_tokenizing(tmp_path: Path, model: Path) -> None:
-    words = ["codec.tokenize", MUSIC, "--codec", model / "codec", "--workers", 2,
-             "--shard-tracks", 2]  # fmt: skip
-    survives(tmp_path, words, CORPUS_FILES, seed=2)
-
-
-def test_training_a_prior(tmp_path: Path, model: Path) -> None:
-    words = ["prior.train", model / "tokens", "--stream", "0", *TINY_PRIOR, *TRAINING,
-             "--steps", 80]  # fmt: skip
-    survives(tmp_path, words, MODEL_FILES, seed=3)
-
-
-def test_sampling(tmp_path: Path, model: Path) -> None:
-    words = ["prior.sample", model / "prior_1", model / "prior_0", "--seconds", 3,
-             "--count", 3, "--batch-size", 2, "--device", "cpu"]  # fmt: skip
-    survives(tmp_path, words, CORPUS_FILES, seed=4)
+def test_a_worker_is_killed(lab: Lab, tmp_path: Path) -> None:
+    """One that dies alone ends the command, which says so; what was coded is kept."""
+    rng, out = random.Random(1), tmp_path / "out"
+    for _ in range(2 * SOAK):
+        process = lab.start("tokenize", out, *WORKERS)
+        while not (workers := process.workers()):
+            assert not process.wait(0.01)
+        time.sleep(rng.uniform(0, 3))
+        with contextlib.suppress(ProcessLookupError):  # it was at its end
+            os.kill(workers[0], signal.SIGKILL)
+        ended = process.end()
+        assert "a worker process died" in ended.error or ended.status == 0
+    assert lab.run("tokenize", out, *WORKERS).error == ""
+    lab.check("tokenize", out, 2 * SOAK)

@@ -1,0 +1,22 @@
+"""Too little memory: one line or a death, but no damaged file; and afterwards the same bytes."""
+
+import random
+from pathlib import Path
+
+import pytest
+from cases import WRITERS, Lab
+from harness import SOAK
+
+LEAST, MOST = 20, 27
+"""Powers of two: bytes beside the libraries."""
+UNSAID = "RuntimeError: could not create a primitive"
+"""oneDNN does not say that it lacks memory, so its error is shown as a mistake would be."""
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_too_little_memory(lab: Lab, tmp_path: Path, name: str) -> None:
+    rng, out = random.Random(name), lab.begin(name, tmp_path / "out")
+    for _ in range(4 * SOAK):
+        ended = lab.run(name, out, memory=int(2 ** rng.uniform(LEAST, MOST)))
+        assert ended.status < 0 or UNSAID in ended.err or ended.error is not None
+    lab.finish(name, out, 4 * SOAK)
