@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import pickle
+import secrets
 import socket
 import tempfile
 import warnings
@@ -31,6 +32,8 @@ from plugins.ground.saved import CONFIG, WEIGHTS
 
 ADDRESS = "RAY_ADDRESS"
 """Environment variable of Ray itself: the cluster to join; without it this machine is one."""
+SECRET = "RAY_AUTH_TOKEN"
+"""And what keeps other users out of a cluster."""
 ANSWER = 10.0
 """Seconds that a cluster has to answer."""
 MOST_FILES = 8
@@ -127,6 +130,8 @@ def _connected(ray: ModuleType, workers: int) -> Iterator[None]:
             "include_dashboard": False,
             "_temp_dir": folder,
         }
+        if not address:  # else Ray keeps a secret of its own in the home folder
+            os.environ.setdefault(SECRET, secrets.token_hex(32))
         try:
             _require_answer(address)
             with _silence():
