@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ PRIOR = ["--preset", "tiny", "--set", json.dumps(SHAPE), "--held-out", "track-6"
          "--learning-rate", 0.01, "--anneal", "none"]  # fmt: skip
 CODEC = ["--preset", "tiny", "--set", "width=8", "--set", "depth=1", "--set", "codebook_size=64",
          "--clip-seconds", 0.2]  # fmt: skip
+Endless = Callable[[int], "subprocess.Popen[str]"]
 OPTIONS = ["--batch-size", 8, "--log-every", 1, "--evaluate-every", 3, "--save-every", 6]
 
 
@@ -177,29 +179,65 @@ def test_codebooks_and_restarts_agree_on_every_process(tmp_path: Path) -> None:
             assert state["figures"] == pytest.approx(one["figures"], abs=1e-5)
 
 
-def test_a_killed_process_ends_the_job_which_goes_on_later(tokens: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def endless(tokens: Path, tmp_path: Path) -> Iterator[Endless]:
+    """Starts a training on so many processes; what is left of it is ended after the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(processes: int) -> "subprocess.Popen[str]":
+        words = ["prior.train", tokens, *PRIOR, *OPTIONS, "--device", "cpu", "--steps", 100_000]
+        process = subprocess.Popen(
+            command(processes, words, tmp_path / "broken"),
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        started.append(process)
+        while not (tmp_path / "broken" / "state.pt").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def check_it_goes_on(tokens: Path, tmp_path: Path, processes: int) -> None:
+    """What was broken off ends as if it had not been."""
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     words = ["prior.train", tokens, *PRIOR]
-    endless = [*words, *OPTIONS, "--device", "cpu", "--steps", 100_000]
-    started = subprocess.Popen(
-        command(2, endless, broken),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    while not (broken / "state.pt").exists():
-        assert started.poll() is None
-        time.sleep(0.05)
-    os.kill(_process_of_rank(1, started.pid), signal.SIGKILL)
-    said = started.communicate(timeout=120)[1]
-    assert started.returncode != 0
+    steps = torch.load(broken / "state.pt", weights_only=True)["step"] // 3 * 3 + 6
+    check_same(run(processes, words, broken, steps)[-4:], run(1, words, whole, steps)[-4:])
+
+
+def test_a_killed_process_ends_the_job_which_goes_on_later(
+    tokens: Path, endless: Endless, tmp_path: Path
+) -> None:
+    launcher = endless(2)
+    os.kill(_process_of_rank(1, launcher.pid), signal.SIGKILL)
+    said = launcher.communicate(timeout=120)[1]
+    assert launcher.returncode != 0
     assert "exitcode  : -9" in said
     assert "rank      : 1" in said
     (line,) = [line for line in said.splitlines() if "error: " in line]
     assert "process 0 of 2 lost another one" in line
-    steps = torch.load(broken / "state.pt", weights_only=True)["step"] + 6
-    check_same(run(2, words, broken, steps)[-6:], run(1, words, whole, steps)[-6:])
+    check_it_goes_on(tokens, tmp_path, 2)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_saves_the_state_first(
+    tokens: Path, endless: Endless, tmp_path: Path, processes: int
+) -> None:
+    launcher = endless(processes)
+    launcher.terminate()
+    said = launcher.communicate(timeout=120)[1]
+    assert launcher.returncode != 0
+    (told,) = {line for line in said.splitlines() if "stopped by SIGTERM" in line}
+    step = torch.load(tmp_path / "broken" / "state.pt", weights_only=True)["step"]
+    assert f"at step {step}: the same command goes on there" in told
+    check_it_goes_on(tokens, tmp_path, processes)
 
 
 def _process_of_rank(rank: int, launcher: int) -> int:
