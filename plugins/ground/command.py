@@ -123,8 +123,10 @@ class Command(BaseSettings):
 
 
 def fail(message: str) -> NoReturn:
-    """Print the one line that bad input gets, and end."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    """Print the one line that bad input gets, and end; of several processes it says which."""
+    rank = os.environ.get("RANK", "0")
+    who = "error" if rank == "0" else f"error of process {rank}"
+    print(f"{who}: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(BAD_INPUT)
 
 

@@ -134,6 +134,18 @@ def test_what_two_processes_saved_goes_on_with_others(
     check_same(run(after, words, tmp_path), figures(alone))
 
 
+def test_bad_input_is_told_by_each_process_in_a_line(tokens: Path, tmp_path: Path) -> None:
+    words = ["prior.train", tokens, *PRIOR, "--batch-size", 3, "--steps", 1]
+    done = subprocess.run(command(2, words, tmp_path), capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    told = [line for line in done.stderr.splitlines() if "can't be split" in line]
+    assert told
+    for line in told:  # one may be ended before it says so
+        assert line.startswith(("error: ", "error of process 1: "))
+    assert "can't be split into 1 passes on 2 processes" in told[0]
+    assert f"{Path(__file__).parents[2]}/prior" not in done.stderr  # no traceback of ours
+
+
 def test_two_processes_train_a_codec_as_one_does(tmp_path: Path) -> None:
     songs = sorted(MUSIC.glob("*.ogg"))[:3]
     words = ["codec.train", *songs, *CODEC, "--held-out", songs[0].name]
