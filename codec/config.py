@@ -13,6 +13,10 @@ ENGINES = ("auto", "eager", "native")
 EngineName = Literal["auto", "eager", "native"]
 
 
+DEEPEST = 1024
+"""Far beyond any model, but so few blocks that they can be outlined and compared with a file."""
+
+
 class Resolution(NamedTuple):
     """One short-time Fourier transform; all in samples."""
 
@@ -31,7 +35,7 @@ class ResidualConfig(BaseModel):
 
     width: int = Field(ge=1)
     """Channels of every convolution."""
-    depth: int = Field(ge=1)
+    depth: int = Field(ge=1, le=DEEPEST)
     """Residual blocks."""
     expansion: float = Field(1.0, gt=0)
     """Channels between the two convolutions of a block, over `width`."""
@@ -108,6 +112,10 @@ class VQVAEConfig(BaseModel):
             raise ValueError(
                 f"multipliers={self.multipliers} must be {self.levels} positive numbers, "
                 f"one a level like halvings={self.halvings}"
+            )
+        if self.depth * max(self.multipliers) > DEEPEST:
+            raise ValueError(
+                f"depth={self.depth} times multipliers={self.multipliers} is more than {DEEPEST}"
             )
         return self
 

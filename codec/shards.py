@@ -142,7 +142,10 @@ class Shards:
             if self.small:
                 parts = list(self.row_groups(number))
             else:
-                parts = _mapped_batches(self._mapped(number))
+                columns = schema(self.manifest.spec, self.manifest.columns)
+                parts = _mapped_batches(self._mapped(number), columns)
+                if sum(map(len, parts)) != self.manifest.shards[number].rows:
+                    raise _damaged_copy(self._mapped(number))
             self._loaded[number] = Batches(parts)
         return self._loaded[number]
 
@@ -218,7 +221,7 @@ def _contents(group: Any) -> tuple[int, int]:
     return sum(c.num_values for c in coded), sum(c.total_uncompressed_size for c in rest)
 
 
-def _mapped_batches(path: Path) -> list[pa.RecordBatch]:
+def _mapped_batches(path: Path, columns: pa.Schema) -> list[pa.RecordBatch]:
     """The batches of a mapped file; codes are not read, but lie where its offsets say.
 
     Raises:
@@ -230,8 +233,14 @@ def _mapped_batches(path: Path) -> list[pa.RecordBatch]:
         for part in parts:
             part.validate(full=True)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is damaged: delete it, it is made again when needed") from error
+        raise _damaged_copy(path) from error
+    if file.schema != columns:
+        raise _damaged_copy(path)
     return parts
+
+
+def _damaged_copy(path: Path) -> InputError:
+    return InputError(f"{path} is damaged: delete it, it is made again when it is needed")
 
 
 class Batches:
@@ -267,7 +276,7 @@ def open_shard(path: Path) -> Iterator[pq.ParquetFile]:
             f"shard {path} takes more memory than there is ({error}): end other programs, or see "
             "what codec.verify says of it"
         ) from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise damaged(path, reason) from error
 

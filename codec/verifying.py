@@ -132,9 +132,9 @@ def _put_aside(path: Path) -> None:
         InputError: the folder can't be written.
     """
     aside, count = path.with_name(path.name + DAMAGED), 2
-    while aside.exists():
-        aside, count = path.with_name(f"{path.name}-{count}{DAMAGED}"), count + 1
     try:
+        while aside.exists():
+            aside, count = path.with_name(f"{path.name}-{count}{DAMAGED}"), count + 1
         path.rename(aside)
     except FileNotFoundError:
         return

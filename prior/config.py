@@ -14,6 +14,9 @@ from plugins.ground.errors import InputError, first_problem
 from plugins.registry import PluginRecord
 from prior.attention.orders import FACTORED, PatternName, attention_order
 
+DEEPEST = 4096
+"""Far beyond any model, but so few layers that they can be outlined and compared with a file."""
+
 
 class LayersConfig(BaseModel):
     """The layers of a transformer, whatever they see."""
@@ -21,7 +24,7 @@ class LayersConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     width: int = Field(ge=1)
-    depth: int = Field(ge=1)
+    depth: int = Field(ge=1, le=DEEPEST)
     heads: int = Field(1, ge=1)
     blocks: int = Field(1, ge=1)
     """All positions are folded as `blocks` blocks of equal length."""

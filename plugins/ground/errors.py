@@ -10,6 +10,10 @@ class InputError(ValueError):
     ordinary ``ValueError`` to catch.
     """
 
+    def __str__(self) -> str:
+        """One line, whatever names and texts of the user's are in it."""
+        return " ".join(super().__str__().splitlines())
+
 
 def first_problem(error: ValidationError) -> str:
     """What pydantic found first, as "place: message"."""

@@ -132,6 +132,8 @@ def load_config(folder: Path | str, kind: str) -> dict[str, Any]:
     found = config.get("kind") if isinstance(config, dict) else None
     if found != kind:
         raise InputError(f"{folder} holds a {found or 'different thing'}, not a {kind}")
+    if not isinstance(config.get("format", 0), int):
+        raise InputError(f"{folder / CONFIG} is damaged: it has no format version; restore it")
     if config.get("format", 0) > FORMAT:
         raise InputError(
             f"{folder} has format {config['format']}, newer than {FORMAT}: update jukebox-toolkit"

@@ -69,7 +69,7 @@ WAYS: tuple[Callable[[str], bytes], ...] = (
     lambda marker: _global("posix", "system", f"touch {marker}"),
     lambda marker: _global("builtins", "exec", f"open({marker!r}, 'w')"),
     lambda marker: _global("builtins", "eval", f"open({marker!r}, 'w')"),
-    lambda marker: _global("torch.serialization", "load", marker),
+    lambda marker: _global("os", "mkdir", marker),
     _instance,
     _stack_global,
     _reduced,

@@ -18,7 +18,7 @@ def allowed(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     except InputError as error:
         said = str(error)
         assert said.strip(), "an InputError that says nothing"
-        assert "\n" not in said, f"an InputError of several lines: {said!r}"
+        assert len(said.splitlines()) == 1, f"an InputError of several lines: {said!r}"
         return None
     return True if found is None else found
 
