@@ -122,7 +122,7 @@ def _check_same_files(writer: CorpusWriter, sources: Sequence[Source]) -> None:
     """
     if not len(writer):
         return
-    corpus = Corpus(writer.folder)
+    corpus = Corpus(writer.folder, streaming=True)
     known = {source.id: source for source in sources}
     changed = 0
     for number, name in enumerate(corpus.ids()):

@@ -21,6 +21,7 @@ from codec import tokenizing
 from codec.audio import read_audio, read_blocks
 from codec.checkpoint import load_codec, save_codec
 from codec.corpus import Corpus
+from codec.shards import MAPPED
 from codec.tokenize import Tokenize
 from codec.tokenizing import encode_file, tokenize_files
 from plugins.ground.errors import InputError
@@ -231,6 +232,16 @@ def test_what_is_there_is_not_coded_again(
     assert corpus.metadata(0)["year"] is None
     assert len(corpus) == 6
     assert len(corpus.skipped) == 3
+
+
+def test_going_on_writes_no_copy_of_a_large_corpus(
+    music: Path, codec_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codec.shards.IN_MEMORY", 0)
+    tokenize_files([music / "album"], codec_folder, tmp_path / "out", shard_tracks=1)
+    corpus = tokenize_files([music / "album"], codec_folder, tmp_path / "out", shard_tracks=1)
+    assert corpus.ids() == ["c.ogg", "d.mp3"]
+    assert not (tmp_path / "out" / MAPPED).exists()
 
 
 def test_a_run_that_is_cut_off_ends_with_the_same_bytes(
