@@ -104,3 +104,52 @@ def test_the_config_option_of_another_program_is_its_own(tmp_path: Path) -> None
         check=False,
     )
     assert (run.returncode, run.stdout) == (0, "2\n"), run.stderr
+
+
+HUNGRY = '''
+import sys
+from pydantic import Field
+from plugins.ground.command import Command
+
+class Hungry(Command):
+    """Take far too much memory."""
+    way: str = Field(description="by which library")
+    batch_size: int = Field(8, description="items")
+    def cli_cmd(self):
+        if self.way == "python":
+            [0] * (1 << 58)
+        if self.way == "numpy":
+            import numpy
+            numpy.zeros(1 << 56)
+        if self.way == "arrow":
+            import pyarrow
+            pyarrow.allocate_buffer(1 << 60)
+        if self.way == "torch":
+            import torch
+            torch.empty(1 << 56)
+        if self.way == "mistake":
+            raise RuntimeError("something else")
+
+Hungry.main()
+'''
+
+
+@pytest.mark.parametrize("way", ["python", "numpy", "arrow", "torch"])
+def test_lack_of_memory_gets_one_line_with_advice(tmp_path: Path, way: str) -> None:
+    program = tmp_path / "hungry.py"
+    program.write_text(HUNGRY)
+    words = [sys.executable, str(program), "--way", way]
+    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert run.returncode == 2, run.stderr
+    (said,) = run.stderr.splitlines()
+    assert said.startswith("error: not enough memory (")
+    assert "try a smaller --batch-size, ending other programs, or a larger machine" in said
+
+
+def test_a_mistake_is_no_lack_of_memory(tmp_path: Path) -> None:
+    program = tmp_path / "hungry.py"
+    program.write_text(HUNGRY)
+    words = [sys.executable, str(program), "--way", "mistake"]
+    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert "RuntimeError: something else" in run.stderr
