@@ -16,6 +16,7 @@ import socket
 import tempfile
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -143,10 +144,10 @@ def _connected(ray: ModuleType, workers: int) -> Iterator[None]:
                 )
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise InputError(
-                f"no Ray cluster at {ADDRESS}={address} ({_first_line(error)}): start one by "
+                f"no Ray cluster at {ADDRESS}={address} ({_reason(error)}): start one by "
                 f"`ray start --head`, or unset {ADDRESS} for this machine alone"
                 if address
-                else f"Ray does not start on this machine: {_first_line(error)}"
+                else f"Ray does not start on this machine: {_reason(error)}"
             ) from error
         try:
             yield
@@ -206,7 +207,7 @@ def _rows(
             for row in batch.to_pylist():
                 yield row["number"], pickle.loads(row["result"])
     except ray.exceptions.RayError as error:
-        raise InputError(f"the Ray cluster gave up: {_first_line(error)}") from error
+        raise InputError(f"the Ray cluster gave up: {_reason(error)}") from error
 
 
 def _context(ray: ModuleType) -> Any:
@@ -223,9 +224,10 @@ def _context(ray: ModuleType) -> Any:
 
 
 def _table(sources: Sequence[Source], first: int, size: int) -> pa.Table:
-    """What an actor is given at a time; Arrow need not know what a source is."""
-    numbers = range(first, min(first + size, len(sources)))
-    return pa.table({"number": numbers, "source": [pickle.dumps(sources[n]) for n in numbers]})
+    """What an actor is given at a time; it works in another folder than this process."""
+    some = sources[first : first + size]
+    there = [pickle.dumps(replace(source, file=source.file.absolute())) for source in some]
+    return pa.table({"number": range(first, first + len(some)), "source": there})
 
 
 def _complete(sources: Sequence[Source], rows: Iterator[tuple[int, Any]]) -> Iterator[Any]:
@@ -283,5 +285,6 @@ class _Actor:
             yield pa.table({"number": [row["number"]], "result": content})
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+def _reason(error: BaseException) -> str:
+    """What Ray says at the end of a long story."""
+    return next(filter(None, reversed(str(error).splitlines())), type(error).__name__)

@@ -161,7 +161,8 @@ def test_the_corpus_of_one_process(
     (music / "album" / "text.mp3").write_bytes(b"not music at all " * 100)
     tokenize_files(music, codec_folder, tmp_path / "one", shard_tracks=3)
     address = ray.get_runtime_context().gcs_address
-    words = command(music, codec_folder, tmp_path / "many", "--shard-tracks", "3")
+    relative = Path(os.path.relpath(music, ROOT))
+    words = command(relative, codec_folder, tmp_path / "many", "--shard-tracks", "3")
     for _ in range(2):  # the second time nothing is left to do but what was skipped
         with start(words, RAY_ADDRESS=address) as process:
             said, complaints = process.communicate()
