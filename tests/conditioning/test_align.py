@@ -289,6 +289,7 @@ def test_a_kill_loses_nothing_that_was_published(
     writer = CorpusWriter(corpus, SPEC, {})
     writer.append([track(name, f"{name} la") for name in "abc"])
     writer.append([track(name, f"{name} la") for name in "defghi"])
+    writer.lock.release()
     options = [corpus, "--aligner", "steady", "--set", f"log={log}"]
     killed = command(log, *options, "--set", "dies_at=h", at_risk=at_risk)
     assert killed.returncode == -9
