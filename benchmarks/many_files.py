@@ -180,6 +180,8 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
             (("own_mib", "the process"), ("all_mib", "and its workers"))
         ):
             curve(memory_panel, [(row["files"], row[column]) for row in rows], label, look)
+        memory_panel.set_yscale("linear")
+        memory_panel.set_ylim(0)
         for panel, name in ((time_panel, "seconds"), (memory_panel, "resident, MiB")):
             panel.set_xlabel("files")
             panel.set_ylabel(name)
