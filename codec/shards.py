@@ -65,11 +65,16 @@ def read_manifest(folder: Path | str) -> Manifest:
 class Shards:
     """The shards that a manifest lists, to read by number.
 
+    Args:
+        folder: of the corpus.
+        manifest: of the moment that is read.
+        held: hold all rows in memory where they are few; else `row_groups` reads as it goes.
+
     Raises:
         InputError: one is missing, damaged, or not what the manifest says (named).
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, held: bool = True) -> None:
         self.folder, self.manifest = folder, manifest
         self.ids: list[str] = []
         size = 0
@@ -80,7 +85,7 @@ class Shards:
                     found = self.read_group(number, file, group, ["id"])
                     self.ids += found.column("id").to_pylist()
         self._ends = np.cumsum([shard.rows for shard in manifest.shards], dtype=np.int64)
-        self.small = size <= IN_MEMORY
+        self.small = held and size <= IN_MEMORY
         """Whether all of it is held in memory."""
         self._loaded: dict[int, Batches] = {}
         self._temporary: tempfile.TemporaryDirectory[str] | None = None

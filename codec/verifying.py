@@ -57,7 +57,8 @@ class Inspection:
             InputError: it is missing or damaged, or has a track of another shard.
         """
         path = self.folder / shard.file
-        alone = Shards(self.folder, self.manifest.model_copy(update={"shards": (shard,)}))
+        manifest = self.manifest.model_copy(update={"shards": (shard,)})
+        alone = Shards(self.folder, manifest, held=False)
         codes = 0
         for batch in alone.row_groups(0):
             names = [name for name in batch.schema.names if name.startswith(CODES)]
