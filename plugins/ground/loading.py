@@ -68,4 +68,5 @@ def _with_plain_errors(batches: Iterator[Batch]) -> Iterator[Batch]:
         yield from batches
     except InputError as error:
         name = f"{InputError.__module__}.{InputError.__qualname__}: "
-        raise InputError(str(error).splitlines()[-1].removeprefix(name)) from error
+        last = str(error.args[0]).splitlines()[-1]  # its text as a whole is one line
+        raise InputError(last.removeprefix(name)) from error
