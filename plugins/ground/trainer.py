@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import sys
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -258,16 +259,33 @@ class _Run:
 
     def _load(self, path: Path) -> None:
         try:
+            if self.team.main:
+                _require_sound(path)
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             load_parts(self.task.module, self.optimizer, (state["module"], state["optimizer"]))
             own = self.average.state_dict()
             parts = {name: part_of(state["average"][name], own[name]) for name in own}
             self.average.load_state_dict(parts)
-            self.step = state["step"]
+            self.step = _count(state["step"])
         except Exception as error:  # torch raises many types on damaged files
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
-                f"can't resume from {path}: {str(error).splitlines()[0]}; remove it to start again"
+                f"can't resume from {path}: {reason}; remove it to start again"
             ) from error
+
+
+def _require_sound(path: Path) -> None:
+    """ValueError if a bit of a state was flipped: torch writes checksums and does not look."""
+    with zipfile.ZipFile(path) as parts:
+        if damaged := parts.testzip():
+            raise ValueError(f"its part {damaged} is damaged")
+
+
+def _count(step: object) -> int:
+    """How many steps a state is old; ValueError for what is no such number."""
+    if not isinstance(step, int) or step < 0:
+        raise ValueError(f"it is of step {step!r}")
+    return step
 
 
 def schedule(step: int, options: TrainingOptions) -> float:
@@ -353,9 +371,17 @@ def _stop_as_told(step: int) -> None:
 
 
 def _cut_metrics(path: Path, step: int) -> None:
-    """Drop figures of steps that the resumed run will make again."""
+    """Drop figures of steps that the resumed run will make again, and lines that were cut off."""
     if path.exists():
-        lines = path.read_text("utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        lines = path.read_text("utf-8", "replace").splitlines()
+        kept = [line for line in lines if _step_of(line) <= step]
         with published(path) as partial:
             partial.write_text("".join(line + "\n" for line in kept), "utf-8")
+
+
+def _step_of(line: str) -> float:
+    """The step of an entry; infinity if it is damaged."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return math.inf

@@ -1,6 +1,7 @@
 """The training loop on a small real problem: a noisy linear map with dropout."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -75,6 +76,30 @@ def test_resumed_training_ends_with_the_same_bytes(tmp_path: Path) -> None:
     train(Regression(), OPTIONS, parts, {"a": 1})
     assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert figures(parts) == figures(whole)
+
+
+def test_a_flipped_bit_in_the_state_is_refused_or_does_not_matter(tmp_path: Path) -> None:
+    sound, more = tmp_path / "sound", OPTIONS.model_copy(update={"steps": 13})
+    train(Regression(), OPTIONS, sound, {"a": 1})
+    shutil.copytree(sound, tmp_path / "whole")
+    train(Regression(), more, tmp_path / "whole", {"a": 1})
+    expected = (tmp_path / "whole" / "model.safetensors").read_bytes()
+    state, refused = (sound / "state.pt").read_bytes(), 0
+    for number, place in enumerate(range(7, len(state), len(state) // 40)):
+        out = shutil.copytree(sound, tmp_path / f"{number}")
+        (out / "state.pt").write_bytes(flipped(state, place))
+        try:
+            train(Regression(), more, out, {"a": 1})
+        except InputError:
+            assert (out / "state.pt").read_bytes() == flipped(state, place)
+            refused += 1
+        else:
+            assert (out / "model.safetensors").read_bytes() == expected
+    assert refused > 10
+
+
+def flipped(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
 class Interrupted(Regression):
