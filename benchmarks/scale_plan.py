@@ -10,7 +10,7 @@ from pathlib import Path
 
 from arithmetic import CODEC
 from measuring import Row
-from summary import number
+from summary import number, read_rows
 
 from plugins.ground.files import published
 
@@ -29,6 +29,8 @@ KEPT = 0.9
 DEVICES = (8, 64, 512)
 CORES = 2
 """Of the machine that was measured."""
+MANY_FILES = "MANY_FILES"
+"""Where the notes want that table."""
 HOUR = 3600
 YEAR = 365 * 24
 
@@ -90,13 +92,23 @@ def write_page(
 
     Args:
         page: Markdown.
-        notes: a file that comes first as it is.
+        notes: a file that comes first, with the table of `many_files.py` where it says so.
         rates: measured.
         tables: "grown", the exponents, and "rows", the measurements.
         planned: of `plan`.
-        out: folder that holds `scale.png`.
+        out: folder that holds `scale.png`, and `many_files.csv` if that was measured.
     """
-    lines = [notes.read_text("utf-8").strip(), "", "## How cost grows", ""]
+    many: Sequence[Row] = [
+        {name: float(value) for name, value in row.items()}
+        for row in read_rows(out / "many_files.csv")
+    ]
+    told = "\n".join(_table(many) if many else ["Not measured yet: `benchmarks/many_files.py`."])
+    lines = [
+        notes.read_text("utf-8").strip().replace(MANY_FILES, told),
+        "",
+        "## How cost grows",
+        "",
+    ]
     lines += [
         "`benchmarks/scale.py`, on two cores: tokenising with the published codec, training steps "
         "(two windows of 2048 codes) and sampling one code after another. The exponent is that of "
