@@ -215,7 +215,9 @@ def _words(values: list[Any], rows: list[Mapping[str, Any]]) -> pa.Array:
         raise InputError(
             f"words of {ids} or a track after them are no list of start, end (seconds) and text"
         ) from error
-    if (strange := _strange_times(made)).size:
+    times = [made.flatten().field(edge).to_numpy(zero_copy_only=False) for edge in ("start", "end")]
+    strange = np.flatnonzero(~np.isfinite(times).all(0))
+    if strange.size:
         number = made.value_parent_indices()[int(strange[0])].as_py()
         raise InputError(
             f"track {rows[number]['id']!r} has a word whose start or end is no finite number"
@@ -246,7 +248,8 @@ def _cast(value: Any, name: str, kind: ColumnType) -> Any:
 
 
 def check_rows(batch: pa.RecordBatch, spec: TokenSpec) -> None:
-    """Refuse what no writer writes, so that nobody who reads rows has to ask.
+    """Refuse what no writer ever wrote, so that nobody who reads rows has to ask. (Older ones let
+    words have times that are no numbers.)
 
     Args:
         batch: of any of a corpus's columns, in their types.
@@ -265,10 +268,6 @@ def check_rows(batch: pa.RecordBatch, spec: TokenSpec) -> None:
             vocab_size = spec.stream(name.removeprefix(CODES)).vocab_size
             if codes.size and codes.max() >= vocab_size:
                 raise ValueError(f"column {name} leaves its codebook of {vocab_size}")
-        elif name == "words":
-            strange = _strange_times(column)
-            if strange.size:
-                raise ValueError("words have starts or ends that are no finite numbers")
         elif name == "num_samples" and len(column) and column.to_numpy().min() < 0:
             raise ValueError("num_samples is negative")
         elif name == "id" and "" in column.to_pylist():
@@ -282,14 +281,6 @@ def _lacks_values(column: pa.Array) -> bool:
     if pa.types.is_list(column.type):
         return _lacks_values(column.flatten())
     return pa.types.is_struct(column.type) and any(map(_lacks_values, column.flatten()))
-
-
-def _strange_times(words: pa.Array) -> np.ndarray:
-    """Numbers of the words, counted through all rows, whose start or end is not finite."""
-    times = [
-        words.flatten().field(edge).to_numpy(zero_copy_only=False) for edge in ("start", "end")
-    ]
-    return np.flatnonzero(~np.isfinite(times).all(0))
 
 
 def read_row(batch: pa.RecordBatch, number: int, codes: bool = True) -> Row:

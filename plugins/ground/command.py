@@ -31,7 +31,10 @@ from plugins.ground.errors import InputError
 BAD_INPUT = 2
 DISK_PROBLEMS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 """What is the machine's trouble and not a mistake in a program."""
-NO_MEMORY = re.compile("out of memory|not enough memory|(can't|cannot) allocate memory", re.I)
+NO_MEMORY = re.compile(
+    "out of memory|not enough memory|(can't|cannot) allocate memory|could not create a primitive",
+    re.IGNORECASE,
+)
 """How libraries say it in errors that are no MemoryError; torch does so."""
 LARGEST_CONFIG = 1 << 16
 """Bytes; TOML takes very long over keys that go very deep."""

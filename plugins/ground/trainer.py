@@ -116,6 +116,8 @@ def train(task: Task, options: TrainingOptions, out: Path, settings: Mapping[str
             team.accelerator.init_trackers("tensorboard")
             run.go()
             team.accelerator.end_training()
+        else:
+            run.publish()  # whatever has become of the model's files
 
 
 class _Run:
@@ -231,12 +233,16 @@ class _Run:
             with open(self.out / METRICS, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": self.step, **figures}) + "\n")
 
-    def save(self) -> None:
-        """Publish the model, then the state, in one file so that its parts always fit together."""
+    def publish(self) -> None:
+        """Publish the model."""
         with self.average.in_place() as module:
             whole = self.team.whole_module(module)
             if self.team.main:
                 self.task.save(whole, self.out)
+
+    def save(self) -> None:
+        """Publish the model, then the state, in one file so that its parts always fit together."""
+        self.publish()
         state = self.team.whole({
             "step": self.step,
             "module": self.task.module.state_dict(),

@@ -11,8 +11,6 @@ LEAST, MOST = 20, 27
 """Powers of two: bytes beside the libraries."""
 STOPPED = 60.0
 """Seconds after which a command has come to a stop."""
-UNSAID = "RuntimeError: could not create a primitive"
-"""oneDNN does not say that it lacks memory, so its error is shown as a mistake would be."""
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -22,5 +20,5 @@ def test_too_little_memory(lab: Lab, tmp_path: Path, name: str) -> None:
         process = lab.start(name, out, memory=int(2 ** rng.uniform(LEAST, MOST)))
         # Python waits for ever for a thread that lacked the memory to begin.
         ended = process.wait(STOPPED) or process.kill()
-        assert ended.status < 0 or UNSAID in ended.err or ended.error is not None
+        assert ended.status < 0 or ended.error is not None
     lab.finish(name, out, 4 * SOAK)

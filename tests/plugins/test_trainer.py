@@ -98,6 +98,14 @@ def test_a_flipped_bit_in_the_state_is_refused_or_does_not_matter(tmp_path: Path
     assert refused > 10
 
 
+def test_a_finished_training_makes_a_lost_model_again(tmp_path: Path) -> None:
+    train(Regression(), OPTIONS, tmp_path, {"a": 1})
+    model = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(model[:100])
+    train(Regression(), OPTIONS, tmp_path, {"a": 1})
+    assert (tmp_path / "model.safetensors").read_bytes() == model
+
+
 def flipped(content: bytes, place: int) -> bytes:
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
