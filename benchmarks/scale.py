@@ -8,7 +8,7 @@ would take (`scale_plan.py`). Tables go to `scale.csv` and `plan.csv`, the curve
 with `--page` also into a page, behind the text of `scaling.md`.
 """
 
-import os
+import contextlib
 import statistics
 import subprocess
 import sys
@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from arithmetic import prior_config, prior_operations
 from limits import Limits, limits
@@ -44,6 +45,8 @@ WIDTHS = (128, 256, 512, 768)
 SHAPE = {"depth": 16, "context": 2048, "blocks": 32}
 SAMPLED = 64
 """Codes."""
+BETWEEN = 0.05
+"""Seconds from one look at memory to the next."""
 NOTES = Path(__file__).with_name("scaling.md")
 TASKS = ("tokenize", "train", "sample")
 
@@ -84,11 +87,13 @@ class Scale(Benchmark):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             save_codec(random_codec(config), folder / "codec")
-            audio = music(FILE, config.sample_rate)[None]
-            for count in (1, 2, 3) if self.quick else FILES:
+            counts = (1, 2, 3) if self.quick else FILES
+            # Other music in every file: what is alike would be stored for nothing.
+            pieces = np.split(music(FILE * counts[-1], config.sample_rate), counts[-1])
+            for count in counts:
                 songs = folder / f"songs-{count}"
-                for number in range(count):
-                    write_audio(songs / f"{number}.wav", audio, config.sample_rate)
+                for number, piece in enumerate(pieces[:count]):
+                    write_audio(songs / f"{number}.wav", piece[None], config.sample_rate)
                 out = folder / f"tokens-{count}"
                 taken, most = _tokenize(songs, folder / "codec", out)
                 rows.append(_row("tokenize", "seconds of audio", count * FILE, taken, most))
@@ -167,10 +172,13 @@ def _tokenize(songs: Path, codec: Path, out: Path) -> tuple[float, int]:
     process = subprocess.Popen(
         [sys.executable, "-m", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    watched, most = psutil.Process(process.pid), 0
+    while process.poll() is None:
+        with contextlib.suppress(psutil.Error):  # gone in the meantime
+            most = max(most, watched.memory_info().rss)
+        time.sleep(BETWEEN)
     assert process.returncode == 0
-    return time.perf_counter() - started, usage.ru_maxrss * 1024
+    return time.perf_counter() - started, most
 
 
 def _rate(rows: Sequence[Row]) -> float:
