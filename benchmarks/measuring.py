@@ -75,8 +75,14 @@ def curve(panel: "Axes", points: Sequence[tuple[Any, Any]], label: str, look: in
     panel.loglog(*zip(*points, strict=True), f"C{look}", marker=marker, ms=size, mfc="none",
                  label=label)  # fmt: skip
     values = sorted({int(x) for line in panel.lines for x in np.asarray(line.get_xdata())})
-    panel.set_xticks(values, [f"{x // 1024}k" if x % 1024 == 0 else f"{x}" for x in values])
+    panel.set_xticks(values, [_short(x) for x in values])
     panel.xaxis.minorticks_off()
+
+
+def _short(value: int) -> str:
+    if value >= 1e6:
+        return f"{value / 1e6:.2g}M"
+    return f"{value // 1024}k" if value % 1024 == 0 else f"{value}"
 
 
 @contextlib.contextmanager

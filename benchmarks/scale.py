@@ -204,6 +204,9 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
             shown = [row for row in rows if row["what"] == task]
             for panel, cost in zip(panels[:, column], ("seconds", "memory_mib"), strict=True):
                 curve(panel, [(row["size"], row[cost]) for row in shown], task, column)
+            for panel in panels[:, column]:  # a decade at least, or noise would look like growth
+                low, high = panel.get_ylim()
+                panel.set_ylim(min(low, high / 10), high)
             panels[0, column].set_title(task)
             panels[1, column].set_xlabel(shown[0]["unit"])
         panels[0, 0].set_ylabel("seconds")
